@@ -1,0 +1,13 @@
+module github.com/pullab/pullab/services/runner
+
+go 1.26
+
+require (
+	github.com/pullab/pullab/pkg v0.0.0
+	github.com/pullab/pullab/proto v0.0.0
+)
+
+replace (
+	github.com/pullab/pullab/pkg => ../../pkg
+	github.com/pullab/pullab/proto => ../../proto
+)
