@@ -1,5 +1,13 @@
 package config
 
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+)
+
 // KernelCI is the `kernelci` block of the predecessor's configuration, key for
 // key, so that an existing file keeps working. Poller, translator and submitter
 // share it.
@@ -16,9 +24,75 @@ type KernelCI struct {
 	KCIDBRest       Secret   `key:"kcidb_rest" env:"KCIDB_REST" help:"https://<token>@host[/path]: submit URL and token in one, as kci-dev has it."`
 }
 
+// originPattern is KCIDB's (kernelci-wire.md section 4).
+var originPattern = regexp.MustCompile(`^[a-z0-9_]+$`)
+
+// Validate checks what every service needs to hold.
+func (k KernelCI) Validate() error {
+	var errs []error
+	complain := func(format string, args ...any) { errs = append(errs, fmt.Errorf("kernelci."+format, args...)) }
+	for _, u := range []struct{ key, value string }{{"api_base_uri", k.APIBaseURI}, {"kcidb_submit_url", k.KCIDBSubmitURL}} {
+		if err := checkURL(u.value); err != nil {
+			complain("%s: %w", u.key, err)
+		}
+	}
+	if k.RuntimeName == "" {
+		complain("runtime_name is empty: give the runtime's name in the KernelCI scheduler, for example pull-labs-aws-ec2")
+	}
+	if k.PollIntervalSec < 1 {
+		complain("poll_interval_sec is %d: it must be at least 1 second", k.PollIntervalSec)
+	}
+	if !originPattern.MatchString(k.KCIDBOrigin) {
+		complain("kcidb_origin %q is not a legal KCIDB origin (lower-case letters, digits, underscores): try %q", k.KCIDBOrigin, legalOrigin(k.KCIDBOrigin))
+	}
+	return errors.Join(errs...)
+}
+
+func checkURL(s string) error {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		// url.Error repeats the text, which may carry a password.
+		return errors.New("is not a URL: write it as https://host[:port]/path")
+	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return fmt.Errorf("%q is not an http or https URL", u.Redacted())
+	case u.User != nil:
+		return errors.New("must not carry credentials: give the token by its own key")
+	}
+	return nil
+}
+
+func legalOrigin(s string) string {
+	t := strings.Map(func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '_':
+			return r
+		case r >= 'A' && r <= 'Z':
+			return r + 'a' - 'A'
+		}
+		return '_'
+	}, s)
+	if t == "" {
+		return "my_lab"
+	}
+	return t
+}
+
 // NATS is the connection to the broker.
 type NATS struct {
 	URL       string `key:"url" env:"NATS_URL" default:"nats://127.0.0.1:4222" help:"NATS servers, comma separated."`
 	CredsFile string `key:"creds_file" env:"NATS_CREDS" help:"Credentials file (.creds); empty connects without one."`
-	Replicas  int    `key:"replicas" default:"1" help:"Replicas of every stream and bucket: 1, or 3 on a cluster of three."`
+	Replicas  int    `key:"replicas" env:"PULLAB_NATS_REPLICAS" default:"1" help:"Replicas of every stream and bucket: 1, or 3 on a cluster of three."`
+	Topology  string `key:"topology" env:"PULLAB_NATS_TOPOLOGY" default:"apply" help:"At start: apply creates and updates streams and buckets, verify only compares and refuses to start on a difference."`
+}
+
+// Validate checks the choices.
+func (n NATS) Validate() error {
+	if n.Topology != "apply" && n.Topology != "verify" {
+		return fmt.Errorf("nats.topology is %q: write apply or verify", n.Topology)
+	}
+	if n.Replicas != 1 && n.Replicas != 3 && n.Replicas != 5 {
+		return fmt.Errorf("nats.replicas is %d: JetStream wants 1, 3 or 5", n.Replicas)
+	}
+	return nil
 }
