@@ -311,7 +311,11 @@ func format(v reflect.Value) string {
 func suggest(word string, known []string) string {
 	best, at := "", len(word)/2+1
 	for _, k := range known {
-		if d := distance(word, k); d < at {
+		d := distance(word, k)
+		if strings.HasPrefix(k, word) {
+			d = 1
+		}
+		if d < at {
 			best, at = k, d
 		}
 	}
