@@ -19,6 +19,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -77,8 +78,9 @@ type Value struct {
 // validator is a section, or a whole struct, with rules of its own.
 type validator interface{ Validate() error }
 
-// Load fills dst, a pointer to a struct of sections. Sections of other services
-// in the same file are left alone when dst lacks them. All complaints come
+// Load fills dst, a pointer to a struct of sections, or of such structs: then a
+// section that several of them share is filled in each. Sections of other
+// services in the same file are left alone when dst lacks them. All complaints come
 // back joined, each naming its key.
 func Load(dst any, src Source) (Report, error) {
 	l := &loader{src: src, from: map[*field]string{}}
@@ -102,8 +104,24 @@ type loader struct {
 	errs     []error
 }
 
-func (l *loader) complain(format string, args ...any) {
-	l.errs = append(l.errs, fmt.Errorf(format, args...))
+func (l *loader) complain(format string, args ...any) { l.fail(fmt.Errorf(format, args...)) }
+
+// fail keeps an error once: sections that several services share are read, and
+// complained about, once for each.
+func (l *loader) fail(err error) {
+	if !slices.ContainsFunc(l.errs, func(e error) bool { return e.Error() == err.Error() }) {
+		l.errs = append(l.errs, err)
+	}
+}
+
+func (l *loader) named(name string) []section {
+	var mine []section
+	for _, s := range l.sections {
+		if s.name == name {
+			mine = append(mine, s)
+		}
+	}
+	return mine
 }
 
 func (l *loader) set(s section, f *field, v any, from string) {
@@ -130,14 +148,16 @@ func (l *loader) file() {
 	}
 	doc, err := parseFile(l.src.File)
 	if err != nil {
-		l.errs = append(l.errs, err)
+		l.fail(err)
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(doc)) {
-		i := slices.IndexFunc(l.sections, func(s section) bool { return s.name == name })
+		mine := l.named(name)
 		switch {
-		case i >= 0:
-			l.section(l.sections[i], doc[name])
+		case len(mine) > 0:
+			for _, s := range mine {
+				l.section(s, doc[name])
+			}
 		case slices.Contains(Sections, name):
 		case slices.Contains(predecessorSections, name):
 			l.report.Warnings = append(l.report.Warnings, fmt.Sprintf(
@@ -177,7 +197,7 @@ func (l *loader) environment() {
 			for _, name := range f.env {
 				v, from, err := lookup(l.src.Env, name, f.secret())
 				if err != nil {
-					l.errs = append(l.errs, err)
+					l.fail(err)
 				}
 				if v != "" {
 					l.set(s, f, v, from)
@@ -226,17 +246,17 @@ func (l *loader) assignments() {
 			l.complain("--set %q: write it as section.key=value", path)
 			continue
 		}
-		i := slices.IndexFunc(l.sections, func(s section) bool { return s.name == name })
-		if i < 0 {
+		mine := l.named(name)
+		if len(mine) == 0 {
 			l.complain("--set %s: this command has no section %q; it has %s", path, name, strings.Join(names(l.sections), ", "))
-			continue
 		}
-		f := l.sections[i].field(key)
-		if f == nil {
-			l.complain("--set %s: unknown key %q%s", path, key, suggest(key, l.sections[i].keys()))
-			continue
+		for _, s := range mine {
+			if f := s.field(key); f != nil {
+				l.set(s, f, v, "--set")
+			} else {
+				l.complain("--set %s: unknown key %q%s", path, key, suggest(key, s.keys()))
+			}
 		}
-		l.set(l.sections[i], f, v, "--set")
 	}
 }
 
@@ -244,26 +264,32 @@ func (l *loader) validate(dst any) {
 	for _, s := range l.sections {
 		if v, ok := s.value.Interface().(validator); ok {
 			if err := v.Validate(); err != nil {
-				l.errs = append(l.errs, err)
+				l.fail(err)
 			}
 		}
 	}
-	if v, ok := reflect.ValueOf(dst).Elem().Interface().(validator); ok && len(l.errs) == 0 {
-		if err := v.Validate(); err != nil {
-			l.errs = append(l.errs, err)
+	if len(l.errs) > 0 {
+		return
+	}
+	for _, g := range groupsOf(reflect.ValueOf(dst).Elem()) {
+		if v, ok := g.Interface().(validator); ok {
+			if err := v.Validate(); err != nil {
+				l.fail(err)
+			}
 		}
 	}
 }
 
 func (l *loader) values() []Value {
 	var vs []Value
+	seen := map[string]bool{}
 	for _, s := range l.sections {
 		for _, f := range s.fields {
-			from := l.from[f]
-			if from == "" {
-				from = "default"
+			if seen[s.name+"."+f.key] {
+				continue
 			}
-			vs = append(vs, Value{Section: s.name, Key: f.key, Text: format(f.value), From: from})
+			seen[s.name+"."+f.key] = true
+			vs = append(vs, Value{Section: s.name, Key: f.key, Text: format(f.value), From: cmp.Or(l.from[f], "default")})
 		}
 	}
 	return vs

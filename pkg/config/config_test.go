@@ -169,6 +169,31 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestJoined loads several services' structs at once, as the one-process lab does.
+func TestJoined(t *testing.T) {
+	t.Parallel()
+	var lab struct{ A, B demo }
+	rep, err := config.Load(&lab, config.Source{
+		File: write(t, "c.yaml", "kernelci: {runtime_name: lab-x}"),
+		Env:  env("KCIDB_ORIGIN", "lab_x"), Set: []string{"poller.state=prepared"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []demo{lab.A, lab.B} {
+		if d.KernelCI.RuntimeName != "lab-x" || d.KernelCI.KCIDBOrigin != "lab_x" || d.Poller.State != "prepared" {
+			t.Errorf("%+v", d)
+		}
+	}
+	if n := len(rep.Values); n != 15 {
+		t.Errorf("%d values reported, want each key once", n)
+	}
+	_, err = config.Load(&lab, config.Source{Set: []string{"poller.overlap=-1s"}})
+	if err == nil || strings.Count(err.Error(), "negative") != 1 {
+		t.Errorf("want one complaint, got %v", err)
+	}
+}
+
 func TestMissingFile(t *testing.T) {
 	t.Parallel()
 	var d demo

@@ -75,10 +75,26 @@ func sectionsOf(dst any) []section {
 	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
 		panic(fmt.Sprintf("config: want a pointer to a struct, not %T", dst))
 	}
-	return structSections(v.Elem())
+	var ss []section
+	for _, g := range groupsOf(v.Elem()) {
+		ss = append(ss, groupSections(g)...)
+	}
+	return ss
 }
 
-func structSections(v reflect.Value) []section {
+// groupsOf gives the structs below v that have sections, v itself first.
+func groupsOf(v reflect.Value) []reflect.Value {
+	gs := []reflect.Value{v}
+	for i := range v.NumField() {
+		t := v.Type().Field(i)
+		if t.Tag.Get("section") == "" && t.IsExported() && t.Type.Kind() == reflect.Struct {
+			gs = append(gs, groupsOf(v.Field(i))...)
+		}
+	}
+	return gs
+}
+
+func groupSections(v reflect.Value) []section {
 	var ss []section
 	for i := range v.NumField() {
 		t := v.Type().Field(i)
