@@ -102,7 +102,7 @@ nats-image: ## a NATS server image FROM scratch, built from the Go module
 
 .PHONY: compose-test
 compose-test: images nats-image ## docker compose brings the demo job to accepted rows
-	cd deploy/composetest && $(GO) test -count=1 -v -timeout 15m ./...
+	cd deploy/composetest && GOWORK=off TESTCONTAINERS_RYUK_DISABLED=true TESTCONTAINERS_HOST_OVERRIDE=127.0.0.1 $(GO) test -count=1 -v -timeout 15m ./...
 
 .PHONY: clean
 clean: ## remove what make made

@@ -1,0 +1,138 @@
+// Package composetest brings docker-compose.yml up in a real container engine
+// and waits for the demo job's rows. It needs the images of `make images
+// nats-image`; `make compose-test` builds them first.
+package composetest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/testcontainers/testcontainers-go"
+	"github.com/testcontainers/testcontainers-go/modules/compose"
+)
+
+// row is what the test reads of the stand-in KCIDB's /rows.
+type row struct {
+	Origin  string `json:"origin"`
+	Path    string `json:"path"`
+	Status  string `json:"status"`
+	BuildID string `json:"build_id"`
+	LogURL  string `json:"log_url"`
+}
+
+func TestDemoJobEndsAsAcceptedRows(t *testing.T) {
+	engine(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+
+	stack, err := compose.NewDockerComposeWith(compose.WithStackFiles("../../docker-compose.yml"), compose.StackIdentifier("pullabtest"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := stack.WithEnv(map[string]string{
+		"NATS_IMAGE": "pullab/nats", "NATS_PORT": "14222",
+		"STANDIN_API_PORT": "18088", "STANDIN_STORAGE_PORT": "18089", "STANDIN_KCIDB_PORT": "18090",
+	})
+	t.Cleanup(func() {
+		down, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+		defer cancel()
+		if err := stack.Down(down, compose.RemoveOrphans(true), compose.RemoveVolumes(true)); err != nil {
+			t.Errorf("taking the stack down: %v", err)
+		}
+	})
+	started := time.Now()
+	if err := up.Up(ctx); err != nil {
+		t.Fatalf("docker compose up: %v", err)
+	}
+	rows, err := accepted(ctx, "http://127.0.0.1:18090/rows")
+	if err != nil {
+		logs(t, stack)
+		t.Fatal(err)
+	}
+	t.Logf("first accepted row %.1f s after docker compose up", time.Since(started).Seconds())
+	boot := false
+	for _, r := range rows {
+		t.Logf("%s %s %s", r.Path, r.Status, r.LogURL)
+		if r.Path == "boot" {
+			boot = r.Status == "PASS" && r.Origin == "pullab_demo" && strings.HasPrefix(r.BuildID, "maestro:") && r.LogURL != ""
+		}
+	}
+	if !boot {
+		logs(t, stack)
+		t.Errorf("no passing boot row with build and log among %+v", rows)
+	}
+}
+
+// engine skips, loudly, where no container engine is.
+func engine(t *testing.T) {
+	t.Helper()
+	p, err := testcontainers.NewDockerProvider()
+	if err == nil {
+		defer p.Close()
+		err = p.Health(t.Context())
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "!!! NO CONTAINER ENGINE (%v): docker-compose.yml and the images were NOT tested\n", err)
+		t.Skip("no container engine: docker-compose.yml and the images were NOT tested")
+	}
+}
+
+// accepted asks until the stand-in has rows.
+func accepted(ctx context.Context, url string) ([]row, error) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	last := error(nil)
+	for {
+		rows, err := get(ctx, url)
+		if err == nil && len(rows) > 0 {
+			return rows, nil
+		}
+		last = err
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("no rows were accepted in time; last answer: %v", last)
+		case <-tick.C:
+		}
+	}
+}
+
+func get(ctx context.Context, url string) ([]row, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	var rows []row
+	return rows, json.NewDecoder(resp.Body).Decode(&rows)
+}
+
+// logs prints what each container said, for a failing test.
+func logs(t *testing.T, stack *compose.DockerCompose) {
+	t.Helper()
+	for _, s := range stack.Services() {
+		c, err := stack.ServiceContainer(t.Context(), s)
+		if err != nil {
+			t.Logf("%s: %v", s, err)
+			continue
+		}
+		r, err := c.Logs(t.Context())
+		if err != nil {
+			t.Logf("%s: %v", s, err)
+			continue
+		}
+		b := make([]byte, 8192)
+		n, _ := r.Read(b)
+		t.Logf("--- %s\n%s", s, b[:n])
+		r.Close()
+	}
+}
