@@ -1,10 +1,19 @@
 module github.com/pullab/pullab/services/translator
 
-go 1.26
+go 1.26.0
+
+require github.com/pullab/pullab/pkg v0.0.0
 
 require (
-	github.com/pullab/pullab/pkg v0.0.0
+	github.com/klauspost/compress v1.20.3 // indirect
+	github.com/nats-io/nats.go v1.55.0 // indirect
+	github.com/nats-io/nkeys v0.4.16 // indirect
+	github.com/nats-io/nuid v1.0.1 // indirect
 	github.com/pullab/pullab/proto v0.0.0
+	go.yaml.in/yaml/v3 v3.0.5
+	golang.org/x/crypto v0.58.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+	google.golang.org/protobuf v1.36.12
 )
 
 replace (
