@@ -2,7 +2,18 @@ module github.com/pullab/pullab/services/translator
 
 go 1.26.0
 
-require github.com/pullab/pullab/pkg v0.0.0
+require (
+	github.com/pullab/pullab/pkg v0.0.0
+	github.com/rs/zerolog v1.35.1
+)
+
+require (
+	github.com/alecthomas/kong v1.17.0 // indirect
+	github.com/mattn/go-colorable v0.1.14 // indirect
+	github.com/mattn/go-isatty v0.0.24 // indirect
+	go.yaml.in/yaml/v2 v2.4.2 // indirect
+	sigs.k8s.io/yaml v1.6.0 // indirect
+)
 
 require (
 	github.com/klauspost/compress v1.20.3 // indirect
