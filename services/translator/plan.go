@@ -12,24 +12,22 @@ import (
 	"github.com/pullab/pullab/pkg/queue"
 	"github.com/pullab/pullab/pkg/topology"
 	pullabv1 "github.com/pullab/pullab/proto/gen/pullab/v1"
+	"github.com/pullab/pullab/services/translator/internal/admission"
 	"github.com/pullab/pullab/services/translator/internal/jobdef"
 	"github.com/pullab/pullab/services/translator/internal/lineage"
 	"github.com/pullab/pullab/services/translator/internal/planner"
 )
 
-// What operators read; the first is the predecessor's wording.
-const (
-	translationFailed = "Translation failed"
-	unusedParts       = "The job definition has parts that this version does not use"
-)
+// translationFailed is the predecessor's wording, which operators know.
+const translationFailed = "Translation failed"
 
 // plan makes and publishes the plan of an admitted job.
-func (s *Service) plan(ctx context.Context, origin *pullabv1.Origin, node *kernelci.Node, p *page) error {
-	job, err := s.job(ctx, origin, node, p)
+func (s *Service) plan(ctx context.Context, origin *pullabv1.Origin, c *admission.Case) error {
+	job, err := s.job(ctx, origin, c)
 	if err != nil {
 		return err
 	}
-	plan, err := s.translate(ctx, job, node, p)
+	plan, err := s.translate(ctx, job, c)
 	if err != nil {
 		return err
 	}
@@ -39,16 +37,10 @@ func (s *Service) plan(ctx context.Context, origin *pullabv1.Origin, node *kerne
 		return queue.Retry(fmt.Errorf("publishing the plan of node %s: %w", origin.GetNodeId(), err))
 	}
 	s.tell(ctx, plan, fresh)
-	a := p.Admission
-	a.Phase, a.Reason = Planned, ""
 	if r := plan.GetRefusal(); r != nil {
-		a.Phase, a.Reason = Refused, r.GetErrorCode()+": "+r.GetErrorMsg()
+		return c.Decide(ctx, admission.Refused, r.GetErrorCode()+": "+r.GetErrorMsg())
 	}
-	if a == p.Admission {
-		return nil
-	}
-	a.DecidedAt = time.Now()
-	return p.write(ctx, a)
+	return c.Decide(ctx, admission.Planned, "")
 }
 
 func (s *Service) tell(ctx context.Context, plan *pullabv1.RunPlanned, fresh bool) {
@@ -64,10 +56,11 @@ func (s *Service) tell(ctx context.Context, plan *pullabv1.RunPlanned, fresh boo
 }
 
 // job gathers what the planner needs beside the definition.
-func (s *Service) job(ctx context.Context, origin *pullabv1.Origin, node *kernelci.Node, p *page) (planner.Job, error) {
+func (s *Service) job(ctx context.Context, origin *pullabv1.Origin, c *admission.Case) (planner.Job, error) {
+	node := c.Node
 	chain, err := s.walker.Walk(ctx, node)
 	if err != nil {
-		return planner.Job{}, apiError("resolving the build of node "+node.ID, err)
+		return planner.Job{}, admission.Verdict("resolving the build of node "+node.ID, err)
 	}
 	build := planner.BuildOf(chain, s.planner)
 	if chain.Kbuild == nil {
@@ -75,33 +68,29 @@ func (s *Service) job(ctx context.Context, origin *pullabv1.Origin, node *kernel
 			"or kernelci.api_token is missing for a protected /node/{id}; its rows will have the build_id %s.",
 			node.ID, chain.Broken, lineage.MaxHops, build.GetBuildId())
 	}
-	job := planner.Job{
-		Origin: origin, RunID: p.RunID, Arch: s.fileArch(origin, node), Build: build,
+	return planner.Job{
+		Origin: origin, RunID: c.RunID(), JobID: c.JobID(), Arch: s.fileArch(origin, node), Build: build,
 		FinishBefore: node.Timeout, Now: time.Now(),
-	}
-	if p.Unclaimed == "" {
-		job.JobID = p.JobID
-	}
-	return job, nil
+	}, nil
 }
 
 // translate gives the plan, or the refusal as a plan. Its errors are those that
 // may pass.
-func (s *Service) translate(ctx context.Context, job planner.Job, node *kernelci.Node, p *page) (*pullabv1.RunPlanned, error) {
-	def, err := s.definition(ctx, job.Origin, node)
+func (s *Service) translate(ctx context.Context, job planner.Job, c *admission.Case) (*pullabv1.RunPlanned, error) {
+	def, err := s.definition(ctx, job.Origin, c.Node)
 	var later *jobdef.UnavailableError
 	var refused *jobdef.RefusedError
 	var malformed *jobdef.DecodeError
 	switch {
 	case errors.As(err, &later):
-		return s.unavailable(job, later, p)
+		return s.unavailable(job, later, c)
 	case errors.As(err, &refused), errors.As(err, &malformed):
 		return planner.Refused(job, &planner.Refusal{Code: planner.InvalidJobParams, Message: err.Error()}), nil
 	case err != nil:
-		return nil, queue.Retry(fmt.Errorf("fetching the job definition of node %s: %w", node.ID, err))
+		return nil, queue.Retry(fmt.Errorf("fetching the job definition of node %s: %w", c.Node.ID, err))
 	}
 	if len(def.Unknown) > 0 {
-		zerolog.Ctx(ctx).Info().Strs("parts", def.Unknown).Msg(unusedParts)
+		zerolog.Ctx(ctx).Info().Strs("parts", def.Unknown).Msg(jobdef.UnusedParts)
 	}
 	plan, err := planner.Plan(job, def, s.catalog, s.planner)
 	var refusal *planner.Refusal
@@ -120,17 +109,13 @@ func (s *Service) definition(ctx context.Context, origin *pullabv1.Origin, node 
 	if location == "" {
 		return nil, &jobdef.RefusedError{Reason: "missing required artifacts.job_definition: the node names no job definition"}
 	}
-	data, err := s.fetcher.Fetch(ctx, location)
-	if err != nil {
-		return nil, err
-	}
-	return jobdef.Decode(data)
+	return s.fetcher.Read(ctx, location)
 }
 
 // unavailable tries again until patience ends. That it cannot be fetched is then
 // the lab's failure, not the job's, and KernelCI will offer the job anew.
-func (s *Service) unavailable(job planner.Job, err *jobdef.UnavailableError, p *page) (*pullabv1.RunPlanned, error) {
-	tried := job.Now.Sub(p.TakenUpAt)
+func (s *Service) unavailable(job planner.Job, err *jobdef.UnavailableError, c *admission.Case) (*pullabv1.RunPlanned, error) {
+	tried := job.Now.Sub(c.TakenUpAt())
 	if tried < s.cfg.Translator.FetchPatience {
 		if err.RetryAfter > 0 {
 			return nil, queue.RetryAfter(err.RetryAfter, err)

@@ -8,14 +8,8 @@ import (
 	"time"
 
 	"github.com/pullab/pullab/pkg/config"
+	"github.com/pullab/pullab/services/translator/internal/admission"
 	"github.com/pullab/pullab/services/translator/internal/planner"
-)
-
-// Values of Settings.Claim.
-const (
-	ClaimAuto     = "auto"
-	ClaimRequired = "required"
-	ClaimOff      = "off"
 )
 
 // Config of the translator.
@@ -44,7 +38,7 @@ var originPattern = regexp.MustCompile(`^[a-z0-9_]+$`)
 func (s Settings) Validate() error {
 	var errs []error
 	complain := func(format string, args ...any) { errs = append(errs, fmt.Errorf("translator."+format, args...)) }
-	if !slices.Contains([]string{ClaimAuto, ClaimRequired, ClaimOff}, s.Claim) {
+	if !slices.Contains([]admission.Mode{admission.Auto, admission.Required, admission.Off}, admission.Mode(s.Claim)) {
 		complain("claim is %q: write auto, required or off", s.Claim)
 	}
 	if len(s.States) == 0 {
@@ -77,7 +71,7 @@ const maxConcurrency = 512
 
 // Validate checks what several sections say together.
 func (c Config) Validate() error {
-	if c.Translator.Claim == ClaimRequired && c.KernelCI.APIToken == "" {
+	if admission.Mode(c.Translator.Claim) == admission.Required && c.KernelCI.APIToken == "" {
 		return errors.New("translator.claim is required, but there is no kernelci.api_token to claim with: give one (KERNELCI_API_TOKEN) or set translator.claim to auto")
 	}
 	return nil

@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
-	"sync"
+	"regexp"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -15,6 +15,8 @@ import (
 	"github.com/pullab/pullab/pkg/ledger"
 	"github.com/pullab/pullab/pkg/queue"
 	"github.com/pullab/pullab/pkg/topology"
+	pullabv1 "github.com/pullab/pullab/proto/gen/pullab/v1"
+	"github.com/pullab/pullab/services/translator/internal/admission"
 	"github.com/pullab/pullab/services/translator/internal/catalog"
 	"github.com/pullab/pullab/services/translator/internal/jobdef"
 	"github.com/pullab/pullab/services/translator/internal/lineage"
@@ -34,12 +36,6 @@ const (
 	chainTTL   = 10 * time.Minute
 )
 
-// nodes is the part of kernelci.Client that admission needs.
-type nodes interface {
-	Node(ctx context.Context, id string) (*kernelci.Node, error)
-	Update(ctx context.Context, id string, fields map[string]any) (*kernelci.Node, error)
-}
-
 // outbox is the part of queue.Outbox that is used.
 type outbox interface {
 	Publish(ctx context.Context, subject, node, id string, m proto.Message) (fresh bool, err error)
@@ -51,14 +47,11 @@ type Service struct {
 	inbox   *queue.Inbox
 	slots   queue.Slots
 	out     outbox
-	records records
-	api     nodes
+	desk    *admission.Desk
 	walker  *lineage.Walker
 	fetcher *jobdef.Fetcher
 	catalog *catalog.Catalog
 	planner planner.Settings
-	// warnUnclaimed is for the one warning that jobs run without claims.
-	warnUnclaimed sync.Once
 }
 
 type options struct{ transport http.RoundTripper }
@@ -91,7 +84,7 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, opts ...Option) (*Service,
 	if err != nil {
 		return nil, fmt.Errorf("kernelci-api: %w", err)
 	}
-	admissions, err := ledger.Open[Admission](ctx, b, topology.Admissions)
+	records, err := ledger.Open[admission.Record](ctx, b, topology.Admissions)
 	if err != nil {
 		return nil, fmt.Errorf("opening the ledger %s: %w", topology.Admissions, err)
 	}
@@ -101,10 +94,12 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, opts ...Option) (*Service,
 			Service: "translator", Stream: topology.Jobs, Consumer: topology.Translator,
 			MaxDeliveries: maxDeliveries, BackoffMin: backoffMin, BackoffMax: backoffMax,
 		}),
-		slots:   queue.FixedSlots(cfg.Translator.Concurrency),
-		out:     queue.NewOutbox(b, topology.Runs),
-		records: admissions,
-		api:     api,
+		slots: queue.FixedSlots(cfg.Translator.Concurrency),
+		out:   queue.NewOutbox(b, topology.Runs),
+		desk: admission.NewDesk(api, records, admission.Settings{
+			Claim: admission.Mode(cfg.Translator.Claim), HaveToken: cfg.KernelCI.APIToken != "",
+			States: cfg.Translator.States, Runtime: cfg.KernelCI.RuntimeName, RetryClaim: backoffMax,
+		}),
 		walker:  lineage.NewWalker(api, chainNodes, chainTTL),
 		fetcher: jobdef.NewFetcher(jobdef.Options{Transport: o.transport, Timeout: cfg.Translator.FetchTimeout, UserAgent: userAgent}),
 		catalog: cat,
@@ -127,16 +122,38 @@ func (s *Service) Once(ctx context.Context) error {
 
 func (s *Service) announce(ctx context.Context) {
 	zerolog.Ctx(ctx).Info().Strs("platforms", s.catalog.Names()).Str("claim", s.cfg.Translator.Claim).Msg("Translating offered jobs")
-	if s.cfg.Translator.Claim == ClaimAuto && s.cfg.KernelCI.APIToken == "" {
-		s.unclaimed(ctx, noToken)
-	}
+	s.desk.Announce(ctx)
 }
 
-const noToken = "there is no kernelci.api_token"
+// nodeID is a MongoDB ObjectId. Anything else would be a 400 from the API, and
+// has no business in its URLs.
+var nodeID = regexp.MustCompile(`^[0-9a-f]{24}$`)
 
-func (s *Service) unclaimed(ctx context.Context, why string) {
-	s.warnUnclaimed.Do(func() {
-		zerolog.Ctx(ctx).Warn().Msgf("Jobs are run without a claim, because %s: another lab of runtime %s may run them too. "+
-			"Set translator.claim to off to silence this, or to required to wait for a working token.", why, s.cfg.KernelCI.RuntimeName)
+// handle does the translator's verb on one offer.
+func (s *Service) handle(ctx context.Context, d *queue.Delivery) error {
+	offer, ok := d.Message.(*pullabv1.JobOffered)
+	if !ok {
+		return queue.Drop(fmt.Errorf("a %s is not a job offer: only the poller may publish to the jobs stream", d.Type))
+	}
+	origin := offer.GetOrigin()
+	id := origin.GetNodeId()
+	if !nodeID.MatchString(id) {
+		return queue.Drop(fmt.Errorf("the offer names the node %.60q, which is no kernelci-api node id (24 hex digits)", id))
+	}
+	ctx = zerolog.Ctx(ctx).With().Str("node", id).Logger().WithContext(ctx)
+	c, err := s.desk.Admit(ctx, origin, func(n *kernelci.Node) string {
+		return planner.RunID(s.fileArch(origin, n), n.ID, time.Now())
 	})
+	if c == nil {
+		return err
+	}
+	return s.plan(ctx, origin, c)
+}
+
+// fileArch is known before the definition is read: the catalog's for the
+// platform, or what the node says.
+func (s *Service) fileArch(origin *pullabv1.Origin, node *kernelci.Node) string {
+	// A platform that is not in the catalog has the zero arch.
+	p, _ := s.catalog.Lookup(origin.GetPlatform())
+	return planner.FileArch(p.Arch, node.Data.Arch)
 }

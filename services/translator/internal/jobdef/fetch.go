@@ -54,6 +54,19 @@ func NewFetcher(o Options) *Fetcher {
 	}
 }
 
+// UnusedParts is how Definition.Unknown is told to operators.
+const UnusedParts = "The job definition has parts that this version does not use"
+
+// Read fetches and decodes a definition. Errors are those of Fetch, and
+// *DecodeError.
+func (f *Fetcher) Read(ctx context.Context, location string) (*Definition, error) {
+	data, err := f.Fetch(ctx, location)
+	if err != nil {
+		return nil, err
+	}
+	return Decode(data)
+}
+
 // Fetch reads the definition's bytes. Errors are *RefusedError,
 // *UnavailableError, or ctx's cause when ctx ended.
 func (f *Fetcher) Fetch(ctx context.Context, location string) ([]byte, error) {

@@ -1,4 +1,4 @@
-package translator
+package admission
 
 import (
 	"context"
@@ -29,8 +29,8 @@ const (
 	LetGo Phase = "let go"
 )
 
-// Admission is a job's record in pullab_admissions, keyed by its node.
-type Admission struct {
+// Record is a job's entry in pullab_admissions, keyed by its node.
+type Record struct {
 	Phase Phase  `json:"phase"`
 	RunID string `json:"run_id,omitempty"`
 	// JobID is our claim, <runtime>:<32 hex digits>; it is chosen even where
@@ -49,46 +49,46 @@ type Admission struct {
 }
 
 // published tells whether the job's plan or refusal was published before.
-func (a Admission) published() bool { return a.Phase == Planned || a.Phase == Refused }
+func (r Record) published() bool { return r.Phase == Planned || r.Phase == Refused }
 
-// records is the part of a ledger that admissions need.
-type records interface {
-	Get(ctx context.Context, key string) (Admission, uint64, error)
-	Create(ctx context.Context, key string, a Admission) (uint64, error)
-	Update(ctx context.Context, key string, a Admission, rev uint64) (uint64, error)
+// Ledger is the part of ledger.Ledger[Record] that admissions need.
+type Ledger interface {
+	Get(ctx context.Context, key string) (Record, uint64, error)
+	Create(ctx context.Context, key string, r Record) (uint64, error)
+	Update(ctx context.Context, key string, r Record, rev uint64) (uint64, error)
 }
 
-// page is one node's admission and the revision it was read at.
+// page is one node's record and the revision it was read at.
 type page struct {
-	Admission
-	records records
-	key     string
-	rev     uint64
+	Record
+	ledger Ledger
+	key    string
+	rev    uint64
 }
 
-func openPage(ctx context.Context, r records, node string) (*page, error) {
-	p := &page{records: r, key: wire.Token(node)}
+func openPage(ctx context.Context, l Ledger, node string) (*page, error) {
+	p := &page{ledger: l, key: wire.Token(node)}
 	var err error
-	p.Admission, p.rev, err = r.Get(ctx, p.key)
+	p.Record, p.rev, err = l.Get(ctx, p.key)
 	if err != nil && !errors.Is(err, ledger.ErrNotFound) {
 		return nil, queue.Retry(fmt.Errorf("reading the admission of node %s: %w", node, err))
 	}
 	return p, nil
 }
 
-// write records a, unless someone else wrote since: then another translator
+// write records r, unless someone else wrote since: then another translator
 // has the job, and the next delivery decides anew.
-func (p *page) write(ctx context.Context, a Admission) error {
+func (p *page) write(ctx context.Context, r Record) error {
 	var rev uint64
 	var err error
 	if p.rev == 0 {
-		rev, err = p.records.Create(ctx, p.key, a)
+		rev, err = p.ledger.Create(ctx, p.key, r)
 	} else {
-		rev, err = p.records.Update(ctx, p.key, a, p.rev)
+		rev, err = p.ledger.Update(ctx, p.key, r, p.rev)
 	}
 	if err != nil {
-		return queue.Retry(fmt.Errorf("recording %q for node %s: %w", a.Phase, p.key, err))
+		return queue.Retry(fmt.Errorf("recording %q for node %s: %w", r.Phase, p.key, err))
 	}
-	p.Admission, p.rev = a, rev
+	p.Record, p.rev = r, rev
 	return nil
 }
