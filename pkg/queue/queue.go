@@ -2,11 +2,11 @@ package queue
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pullab/pullab/pkg/backoff"
 	"github.com/pullab/pullab/pkg/bus"
 )
 
@@ -31,36 +31,6 @@ type Delivery struct {
 // message goes back untouched.
 type Handler func(ctx context.Context, d *Delivery) error
 
-// Causes of a handler's ended context.
-var (
-	ErrLeaseLost = errors.New("lease lost")
-	ErrStopping  = errors.New("stopping")
-)
-
-// Drop wraps err: give up; the message is copied to PULLAB_DEAD with the
-// error's text as its reason, then acknowledged.
-func Drop(err error) error { return err }
-
-// Retry wraps err: deliver again after the inbox's backoff.
-func Retry(err error) error { return err }
-
-// RetryAfter wraps err: deliver again after d.
-func RetryAfter(d time.Duration, err error) error { return err }
-
-// Stop wraps err: hand the message back and end Inbox.Run with err; nothing
-// this process does can help.
-func Stop(err error) error { return err }
-
-// Slots is what must be free before a message is pulled. A message is never
-// held while it waits for a machine.
-type Slots interface {
-	// Acquire blocks until a slot is free; release gives it back.
-	Acquire(ctx context.Context) (release func(), err error)
-}
-
-// FixedSlots allows n at a time.
-func FixedSlots(n int) Slots { return nil }
-
 // InboxConfig of one consumer.
 type InboxConfig struct {
 	// Service names the owner in dead letters and logs.
@@ -68,42 +38,46 @@ type InboxConfig struct {
 	Stream   string
 	Consumer string
 	// MaxDeliveries before a message is taken for poison and goes to
-	// PULLAB_DEAD unhandled; 0 is never.
+	// PULLAB_DEAD unhandled; 0 is never. Every delivery counts, also those that
+	// a shutdown cut short: set it far above the restarts that a message may
+	// live through.
 	MaxDeliveries uint64
 	// Backoff between redeliveries of a failing message, from, to. Zero values
-	// are 1 s and 5 min.
+	// are 1 s and 5 min. It doubles with each delivery and is jittered over its
+	// upper half.
 	BackoffMin, BackoffMax time.Duration
 }
 
 // Inbox takes messages one by one, each when a slot is free for it.
-type Inbox struct{}
+type Inbox struct {
+	bus     *bus.Bus
+	config  InboxConfig
+	backoff backoff.Policy
+}
 
 // NewInbox opens a consumer that topology declared.
-func NewInbox(b *bus.Bus, c InboxConfig) *Inbox { return &Inbox{} }
+func NewInbox(b *bus.Bus, c InboxConfig) *Inbox {
+	p := backoff.Policy{Min: c.BackoffMin, Max: c.BackoffMax}
+	if p.Min <= 0 {
+		p.Min = time.Second
+	}
+	if p.Max <= 0 {
+		p.Max = 5 * time.Minute
+	}
+	p.Max = max(p.Min, p.Max)
+	return &Inbox{bus: b, config: c, backoff: p}
+}
 
 // Run handles messages until ctx ends; then handlers are given grace (their ctx
 // ends with ErrStopping at once) and Run returns nil when all of them returned.
-func (in *Inbox) Run(ctx context.Context, slots Slots, h Handler) error { return errors.ErrUnsupported }
+func (in *Inbox) Run(ctx context.Context, slots Slots, h Handler) error {
+	return in.work(ctx, slots, h, false)
+}
 
 // Drain handles what is on the queue now and returns when nothing is left or
-// in flight: for --once.
+// in flight: for --once. A message that waits for a retry is left, and so is
+// one that another process holds: Drain waits for them. End ctx to stop
+// earlier; Drain then returns nil, as Run does.
 func (in *Inbox) Drain(ctx context.Context, slots Slots, h Handler) error {
-	return errors.ErrUnsupported
+	return in.work(ctx, slots, h, true)
 }
-
-// Outbox publishes to one stream.
-type Outbox struct{}
-
-// NewOutbox for a stream.
-func NewOutbox(b *bus.Bus, stream string) *Outbox { return &Outbox{} }
-
-// Publish puts m on subject and returns when the broker has it durably. id is
-// the idempotency key (Nats-Msg-Id). A message with this id, or one still
-// queued on the same subject, counts as published: fresh is false then.
-func (o *Outbox) Publish(ctx context.Context, subject, node, id string, m proto.Message) (fresh bool, err error) {
-	return false, errors.ErrUnsupported
-}
-
-// Tell publishes without waiting for the broker, for progress: best effort, never
-// fails the caller.
-func (o *Outbox) Tell(ctx context.Context, subject, node string, m proto.Message) {}
