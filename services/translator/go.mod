@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	github.com/pullab/pullab/pkg v0.0.0
 	github.com/rs/zerolog v1.35.1
+	golang.org/x/tools v0.52.0
 )
 
 require (

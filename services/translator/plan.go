@@ -22,12 +22,12 @@ import (
 const translationFailed = "Translation failed"
 
 // plan makes and publishes the plan of an admitted job.
-func (s *Service) plan(ctx context.Context, origin *pullabv1.Origin, c *admission.Case) error {
+func (s *Service) plan(ctx context.Context, origin *pullabv1.Origin, offered time.Time, c *admission.Case) error {
 	job, err := s.job(ctx, origin, c)
 	if err != nil {
 		return err
 	}
-	plan, err := s.translate(ctx, job, c)
+	plan, err := s.translate(ctx, job, offered, c.Node)
 	if err != nil {
 		return err
 	}
@@ -76,18 +76,18 @@ func (s *Service) job(ctx context.Context, origin *pullabv1.Origin, c *admission
 
 // translate gives the plan, or the refusal as a plan. Its errors are those that
 // may pass.
-func (s *Service) translate(ctx context.Context, job planner.Job, c *admission.Case) (*pullabv1.RunPlanned, error) {
-	def, err := s.definition(ctx, job.Origin, c.Node)
+func (s *Service) translate(ctx context.Context, job planner.Job, offered time.Time, node *kernelci.Node) (*pullabv1.RunPlanned, error) {
+	def, err := s.definition(ctx, job.Origin, node)
 	var later *jobdef.UnavailableError
 	var refused *jobdef.RefusedError
 	var malformed *jobdef.DecodeError
 	switch {
 	case errors.As(err, &later):
-		return s.unavailable(job, later, c)
+		return s.unavailable(job, later, offered)
 	case errors.As(err, &refused), errors.As(err, &malformed):
 		return planner.Refused(job, &planner.Refusal{Code: planner.InvalidJobParams, Message: err.Error()}), nil
 	case err != nil:
-		return nil, queue.Retry(fmt.Errorf("fetching the job definition of node %s: %w", c.Node.ID, err))
+		return nil, queue.Retry(fmt.Errorf("fetching the job definition of node %s: %w", node.ID, err))
 	}
 	if len(def.Unknown) > 0 {
 		zerolog.Ctx(ctx).Info().Strs("parts", def.Unknown).Msg(jobdef.UnusedParts)
@@ -112,10 +112,10 @@ func (s *Service) definition(ctx context.Context, origin *pullabv1.Origin, node 
 	return s.fetcher.Read(ctx, location)
 }
 
-// unavailable tries again until patience ends. That it cannot be fetched is then
+// unavailable tries again until patience with this offer ends. That it cannot be fetched is then
 // the lab's failure, not the job's, and KernelCI will offer the job anew.
-func (s *Service) unavailable(job planner.Job, err *jobdef.UnavailableError, c *admission.Case) (*pullabv1.RunPlanned, error) {
-	tried := job.Now.Sub(c.TakenUpAt())
+func (s *Service) unavailable(job planner.Job, err *jobdef.UnavailableError, offered time.Time) (*pullabv1.RunPlanned, error) {
+	tried := job.Now.Sub(offered)
 	if tried < s.cfg.Translator.FetchPatience {
 		if err.RetryAfter > 0 {
 			return nil, queue.RetryAfter(err.RetryAfter, err)

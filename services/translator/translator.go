@@ -147,7 +147,7 @@ func (s *Service) handle(ctx context.Context, d *queue.Delivery) error {
 	if c == nil {
 		return err
 	}
-	return s.plan(ctx, origin, c)
+	return s.plan(ctx, origin, d.Published, c)
 }
 
 // fileArch is known before the definition is read: the catalog's for the

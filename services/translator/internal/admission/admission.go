@@ -79,9 +79,6 @@ func (c *Case) JobID() string {
 	return c.page.JobID
 }
 
-// TakenUpAt is when the job was first seen.
-func (c *Case) TakenUpAt() time.Time { return c.page.TakenUpAt }
-
 // Decide records what was published: Planned, or Refused and why.
 func (c *Case) Decide(ctx context.Context, p Phase, reason string) error {
 	r := c.page.Record

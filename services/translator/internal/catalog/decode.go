@@ -183,7 +183,11 @@ func list(ss []string) string {
 func suggest(word string, known []string) string {
 	best, at := "", len(word)/2+1
 	for _, k := range known {
-		if dist := distance(word, k); dist < at {
+		dist := distance(word, k)
+		if word != "" && strings.HasPrefix(k, word) {
+			dist = 1
+		}
+		if dist < at {
 			best, at = k, dist
 		}
 	}

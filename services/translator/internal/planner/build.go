@@ -48,6 +48,10 @@ func BuildOf(c lineage.Chain, s Settings) *pullabv1.Build {
 	return b
 }
 
+// maxRevision in bytes, of which a commit message is nearly all: a longer one
+// would crowd the plan out of its message.
+const maxRevision = 64 << 10
+
 // revise takes the first revision that can be read; what cannot is as good as
 // absent, for a plan does not depend on it.
 func revise(b *pullabv1.Build, raw json.RawMessage) {
@@ -56,7 +60,7 @@ func revise(b *pullabv1.Build, raw json.RawMessage) {
 	}
 	var r *revision
 	var compact bytes.Buffer
-	if json.Unmarshal(raw, &r) != nil || r == nil || json.Compact(&compact, raw) != nil {
+	if len(raw) > maxRevision || json.Unmarshal(raw, &r) != nil || r == nil || json.Compact(&compact, raw) != nil {
 		return
 	}
 	b.Tree, b.TreeUrl, b.Branch, b.Commit, b.Describe = r.Tree, r.URL, r.Branch, r.Commit, r.Describe

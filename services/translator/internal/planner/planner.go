@@ -25,6 +25,10 @@ const (
 	Infrastructure   = "Infrastructure"
 )
 
+// maxMessage of a refusal in bytes: it goes into a node's error_msg and must
+// never be what makes a message too large.
+const maxMessage = 2000
+
 // Refusal says why a job cannot be run, in kernelci-api's terms.
 type Refusal struct {
 	Code string
@@ -104,7 +108,7 @@ func Plan(j Job, def *jobdef.Definition, c *catalog.Catalog, s Settings) (*pulla
 func Refused(j Job, r *Refusal) *pullabv1.RunPlanned {
 	plan := j.frame()
 	plan.Executor, plan.Arch = topology.None, j.Arch
-	plan.Refusal = &pullabv1.Refusal{ErrorCode: r.Code, ErrorMsg: r.Message}
+	plan.Refusal = &pullabv1.Refusal{ErrorCode: r.Code, ErrorMsg: cut(r.Message, maxMessage)}
 	return plan
 }
 
@@ -142,7 +146,7 @@ func machine(j Job, def *jobdef.Definition, c *catalog.Catalog) (catalog.Platfor
 		name = asked
 	}
 	if asked != "" && name != asked {
-		return catalog.Platform{}, refuse(InvalidJobParams, "the job definition is for platform %q, its node for %q", name, asked)
+		return catalog.Platform{}, refuse(InvalidJobParams, "the job definition is for platform %q, its node for %q", clip(name), clip(asked))
 	}
 	if name == "" {
 		return catalog.Platform{}, refuse(InvalidJobParams, "missing required environment.platform")
@@ -151,12 +155,13 @@ func machine(j Job, def *jobdef.Definition, c *catalog.Catalog) (catalog.Platfor
 	if err != nil {
 		var unknown *catalog.UnknownPlatformError
 		if errors.As(err, &unknown) {
+			unknown.Platform = clip(unknown.Platform)
 			return p, refuse(Configuration, "%v", unknown)
 		}
-		return p, refuse(Configuration, "platform %q cannot be looked up: %v", name, err)
+		return p, refuse(Configuration, "platform %q cannot be looked up: %v", clip(name), err)
 	}
 	if arch := Arch(def.Arch); arch != "" && arch != p.Arch {
-		return p, refuse(InvalidJobParams, "the job definition is for arch %q, but this lab's catalog has platform %q as %s", def.Arch, name, p.Arch)
+		return p, refuse(InvalidJobParams, "the job definition is for arch %q, but this lab's catalog has platform %q as %s", clip(def.Arch), name, p.Arch)
 	}
 	return p, nil
 }

@@ -112,8 +112,10 @@ func ordered(tests []*pullabv1.TestPlan) ([]*pullabv1.TestPlan, error) {
 	return out, nil
 }
 
-func clip(s string) string {
-	const longest = 80
+// clip shortens what is quoted from a definition.
+func clip(s string) string { return cut(s, 80) }
+
+func cut(s string, longest int) string {
 	if len(s) > longest {
 		return strings.ToValidUTF8(s[:longest], "") + "..."
 	}
