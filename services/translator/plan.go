@@ -33,7 +33,11 @@ func (s *Service) plan(ctx context.Context, origin *pullabv1.Origin, offered tim
 	}
 	subject := topology.RunSubject(plan.GetExecutor(), plan.GetArch(), origin.GetNodeId())
 	fresh, err := s.out.Publish(ctx, subject, origin.GetNodeId(), plan.GetRunId(), plan)
-	if err != nil {
+	switch {
+	case errors.Is(err, queue.ErrTooLarge):
+		// The planner keeps its part small, so the offer itself must be huge.
+		return queue.Drop(err)
+	case err != nil:
 		return queue.Retry(fmt.Errorf("publishing the plan of node %s: %w", origin.GetNodeId(), err))
 	}
 	s.tell(ctx, plan, fresh)

@@ -73,6 +73,14 @@ func optionsOf(opts []Option) options {
 // New checks the configuration and opens the ledger. b must have pullab's
 // topology.
 func New(ctx context.Context, cfg Config, b *bus.Bus, opts ...Option) (*Service, error) {
+	records, err := ledger.Open[admission.Record](ctx, b, topology.Admissions)
+	if err != nil {
+		return nil, fmt.Errorf("opening the ledger %s: %w", topology.Admissions, err)
+	}
+	return assemble(cfg, b, records, queue.NewOutbox(b, topology.Runs), opts...)
+}
+
+func assemble(cfg Config, b *bus.Bus, records admission.Ledger, out outbox, opts ...Option) (*Service, error) {
 	o := optionsOf(opts)
 	cat, err := catalog.Load(cfg.Translator.Catalog)
 	if err != nil {
@@ -84,10 +92,6 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, opts ...Option) (*Service,
 	if err != nil {
 		return nil, fmt.Errorf("kernelci-api: %w", err)
 	}
-	records, err := ledger.Open[admission.Record](ctx, b, topology.Admissions)
-	if err != nil {
-		return nil, fmt.Errorf("opening the ledger %s: %w", topology.Admissions, err)
-	}
 	return &Service{
 		cfg: cfg,
 		inbox: queue.NewInbox(b, queue.InboxConfig{
@@ -95,7 +99,7 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, opts ...Option) (*Service,
 			MaxDeliveries: maxDeliveries, BackoffMin: backoffMin, BackoffMax: backoffMax,
 		}),
 		slots: queue.FixedSlots(cfg.Translator.Concurrency),
-		out:   queue.NewOutbox(b, topology.Runs),
+		out:   out,
 		desk: admission.NewDesk(api, records, admission.Settings{
 			Claim: admission.Mode(cfg.Translator.Claim), HaveToken: cfg.KernelCI.APIToken != "",
 			States: cfg.Translator.States, Runtime: cfg.KernelCI.RuntimeName, RetryClaim: backoffMax,

@@ -119,7 +119,9 @@ func TestRefusalsFit(t *testing.T) {
 		"type":     func(d *jobdef.Definition, _ *Job) { d.Tests[0].Type = long },
 		"depends":  func(d *jobdef.Definition, _ *Job) { d.Tests[0].Depends = []string{long} },
 		"id":       func(d *jobdef.Definition, _ *Job) { d.Tests[0].ID = long },
-		"scheme":   func(d *jobdef.Definition, _ *Job) { d.Artifacts[jobdef.Kernel] = strings.Repeat("s", 200<<10) + "://h/k" },
+		"scheme": func(d *jobdef.Definition, _ *Job) {
+			d.Artifacts[jobdef.Kernel] = strings.Repeat("s", 200<<10) + "://h/k"
+		},
 		"revision": func(d *jobdef.Definition, j *Job) {
 			d.Tests = nil
 			raw := json.RawMessage(`{"commit_message":"` + long + `"}`)
