@@ -55,8 +55,8 @@ func Convert(ctx context.Context, file *os.File, path string, size int64) error 
 		done <- err
 	}()
 	err := tar2ext4.ConvertTarToExt4(pr, file, tar2ext4.MaximumDiskSize(size))
-	pr.CloseWithError(errors.New("conversion ended"))
-	if read := <-done; read != nil && err != nil {
+	pr.CloseWithError(errEnded)
+	if read := <-done; read != nil && !errors.Is(read, errEnded) {
 		return read
 	}
 	if err != nil {
@@ -65,10 +65,15 @@ func Convert(ctx context.Context, file *os.File, path string, size int64) error 
 	return grow(file, size)
 }
 
+// errEnded is what tidy sees when the other side gave up; the reason is there.
+var errEnded = errors.New("conversion ended")
+
 // tidy copies the archive without what tar2ext4 does not know, in plain
 // headers.
 func tidy(ctx context.Context, w io.Writer, path string, size int64) error {
 	out := tar.NewWriter(w)
+	// A twentieth is kept for inodes, maps and directories.
+	room := size - size/20
 	err := archive.Walk(ctx, path, size+maxHeadersSize, func(h *tar.Header, r io.Reader) error {
 		switch h.Typeflag {
 		case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
@@ -81,6 +86,9 @@ func tidy(ctx context.Context, w io.Writer, path string, size int64) error {
 		h.Linkname = linkname(h)
 		if h.Name == "" {
 			h.Name = "/"
+		}
+		if room -= (h.Size + blockSize - 1) &^ (blockSize - 1); room < 0 {
+			return fmt.Errorf("%w of %d MiB", ErrTooSmall, size>>20)
 		}
 		h.Format = tar.FormatPAX
 		for k := range h.PAXRecords {

@@ -137,9 +137,9 @@ func field(t *testing.T, info, name string) int {
 func TestTooSmall(t *testing.T) {
 	t.Parallel()
 	body := make([]byte, 5<<20)
-	_, err := disk(t, archiveFile(t, 60, body), 128<<20)
+	_, err := disk(t, archiveFile(t, 30, body), 128<<20)
 	if !errors.Is(err, ErrTooSmall) {
-		t.Errorf("300 MiB on 128 MiB gave %v", err)
+		t.Errorf("150 MiB on 128 MiB gave %v", err)
 	}
 }
 
