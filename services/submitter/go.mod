@@ -4,8 +4,10 @@ go 1.26.0
 
 require (
 	github.com/pullab/pullab/pkg v0.0.0
+	github.com/pullab/pullab/proto v0.0.0
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
 	golang.org/x/text v0.14.0
+	google.golang.org/protobuf v1.36.12
 )
 
 require (
