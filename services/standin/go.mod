@@ -1,10 +1,15 @@
 module github.com/pullab/pullab/services/standin
 
-go 1.26
+go 1.26.0
 
 require (
-	github.com/pullab/pullab/pkg v0.0.0
-	github.com/pullab/pullab/proto v0.0.0
+	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3
+	sigs.k8s.io/yaml v1.6.0
+)
+
+require (
+	go.yaml.in/yaml/v2 v2.4.2 // indirect
+	golang.org/x/text v0.14.0 // indirect
 )
 
 replace (

@@ -1,0 +1,350 @@
+package standin
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/pullab/pullab/services/standin/internal/node"
+	"github.com/pullab/pullab/services/standin/maestro"
+)
+
+// Job is one job to offer. Zero fields get the values of the demo's boot job.
+type Job struct {
+	// Name is the job's name, group and last element of its path; "" is
+	// baseline-<arch>-<runtime>.
+	Name string
+	// Runtime that is to take it; "" is the World's.
+	Runtime string
+	// Platform; "" is qemu-<arch>.
+	Platform string
+	// Arch is x86_64, arm64 or arm; "" is x86_64.
+	Arch string
+	// Artifacts: a file on this machine, which the storage then serves, or an
+	// http(s) URL; "" leaves it out.
+	Kernel, Modules, Ramdisk, Rootfs, Initrd, DTB, Kselftest string
+	// Tests of the definition; none is one boot test of 600 s.
+	Tests []Test
+	// Parameters at the top of the definition.
+	Parameters map[string]string
+	// Definition is uploaded as it is instead of one made of the above.
+	Definition []byte
+	// DefinitionExt is the extension of its name; "" is .json (.yaml is LAVA's).
+	DefinitionExt string
+	// Describe is kernel_revision.describe; "" is a made-up one.
+	Describe string
+	// Life is the node's timeout after now; 0 is 6 h.
+	Life time.Duration
+	// RetryCounter of the node.
+	RetryCounter int
+	// NoKbuild hangs the job directly below the checkout.
+	NoKbuild bool
+}
+
+// Test is an element of tests in the definition.
+type Test struct {
+	ID         string   `json:"id"`
+	Type       string   `json:"type"`
+	Depends    []string `json:"depends"`
+	TimeoutS   int      `json:"timeout_s"`
+	Subset     any      `json:"subset,omitempty"`
+	Parameters string   `json:"parameters,omitempty"`
+	Pre        []string `json:"pre-commands"`
+	Post       []string `json:"post-commands"`
+}
+
+// offers remembers what jobs share, as jobs of one kernel do.
+type offers struct {
+	mu       sync.Mutex
+	checkout *maestro.Node
+	kbuilds  map[string]maestro.Node
+	jobs     map[string]Job
+}
+
+func (j Job) withDefaults(w *World) Job {
+	if j.Arch == "" {
+		j.Arch = "x86_64"
+	}
+	if j.Runtime == "" {
+		j.Runtime = w.opts.Runtime
+	}
+	if j.Platform == "" {
+		j.Platform = "qemu-" + j.Arch
+	}
+	if j.Name == "" {
+		j.Name = "baseline-" + strings.TrimSuffix(j.Arch, "_64") + "-" + j.Runtime
+	}
+	if j.DefinitionExt == "" {
+		j.DefinitionExt = ".json"
+	}
+	return j
+}
+
+// OfferJob does what the scheduler does (kernelci-wire.md 2.2): it creates the
+// checkout, the kbuild and the job node, running and without artifacts; uploads
+// the definition; and makes the node available. It gives the job node's id.
+func (w *World) OfferJob(_ context.Context, j Job) (string, error) {
+	j = j.withDefaults(w)
+	parent, build, err := w.parent(&j)
+	if err != nil {
+		return "", fmt.Errorf("offering %s: %w", j.Name, err)
+	}
+	n := w.Maestro.NewNode("job", j.Name)
+	n.ID = w.Maestro.NewID()
+	n.Path = append(append([]string{}, parent.Path...), j.Name)
+	n.Group, n.Parent, n.TreeID, n.RetryCounter = &j.Name, &parent.ID, parent.TreeID, j.RetryCounter
+	if j.Life != 0 {
+		n.Timeout = node.Stamp(time.Now().Add(j.Life))
+	}
+	data := maps.Clone(build)
+	data["runtime"], data["platform"] = j.Runtime, j.Platform
+	if n.Data, err = json.Marshal(data); err != nil {
+		return "", err
+	}
+	if n, err = w.Maestro.Insert(n); err != nil {
+		return "", err
+	}
+	url, err := w.uploadDefinition(j, n.ID)
+	if err != nil {
+		return "", fmt.Errorf("offering %s: %w", j.Name, err)
+	}
+	_, err = w.Maestro.Update(n.ID, func(n *maestro.Node) {
+		n.State, n.Artifacts = "available", map[string]string{"job_definition": url}
+	})
+	w.offers.mu.Lock()
+	defer w.offers.mu.Unlock()
+	if w.offers.jobs == nil {
+		w.offers.jobs = map[string]Job{}
+	}
+	w.offers.jobs[n.ID] = j
+	return n.ID, err
+}
+
+// TickRetries offers again what the retry service would; it gives the new ids.
+func (w *World) TickRetries(ctx context.Context) ([]string, error) {
+	var out []string
+	for _, n := range w.Maestro.Retries() {
+		w.offers.mu.Lock()
+		j, ok := w.offers.jobs[n.ID]
+		w.offers.mu.Unlock()
+		if !ok {
+			continue
+		}
+		j.RetryCounter = n.RetryCounter + 1
+		id, err := w.OfferJob(ctx, j)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, id)
+	}
+	return out, nil
+}
+
+// parent finds or makes the node that the job hangs on, and the part of data
+// that is the build's. Files that j names become URLs of the storage.
+func (w *World) parent(j *Job) (maestro.Node, map[string]any, error) {
+	w.offers.mu.Lock()
+	defer w.offers.mu.Unlock()
+	checkout, err := w.checkoutNode(j.Describe)
+	if err != nil {
+		return maestro.Node{}, nil, err
+	}
+	data := buildData(j.Arch, checkout.DataMap()["kernel_revision"])
+	key := strings.Join([]string{j.Arch, j.Kernel, j.Modules, j.Kselftest, j.DTB}, "\n")
+	id := w.Maestro.NewID()
+	old, known := w.offers.kbuilds[key]
+	if known {
+		id = old.ID
+	}
+	name := "kbuild-gcc-15-" + strings.TrimSuffix(j.Arch, "_64")
+	if err := w.place(j, name+"-"+id); err != nil {
+		return maestro.Node{}, nil, err
+	}
+	switch {
+	case j.NoKbuild:
+		return checkout, data, nil
+	case known:
+		return old, data, nil
+	}
+	n := w.Maestro.NewNode("kbuild", name)
+	pass := "pass"
+	n.ID, n.Path, n.Group, n.Parent, n.TreeID = id, []string{"checkout", name}, &name, &checkout.ID, checkout.TreeID
+	n.State, n.Result = "available", &pass
+	n.Artifacts = j.kbuildArtifacts()
+	full := maps.Clone(data)
+	full["platform"], full["runtime"], full["job_id"], full["fragments"] = "kubernetes", "k8s-all", "kci-"+id, []string{}
+	if n.Data, err = json.Marshal(full); err != nil {
+		return maestro.Node{}, nil, err
+	}
+	if n, err = w.Maestro.Insert(n); err != nil {
+		return maestro.Node{}, nil, err
+	}
+	if w.offers.kbuilds == nil {
+		w.offers.kbuilds = map[string]maestro.Node{}
+	}
+	w.offers.kbuilds[key] = n
+	return n, data, nil
+}
+
+func buildData(arch string, revision any) map[string]any {
+	kernelType, defconfig := "bzimage", "x86_64_defconfig"
+	switch arch {
+	case "arm64":
+		kernelType, defconfig = "image", "defconfig"
+	case "arm":
+		kernelType, defconfig = "zimage", "multi_v7_defconfig"
+	}
+	return map[string]any{
+		"kernel_revision": revision, "kernel_type": kernelType, "arch": arch,
+		"defconfig": defconfig, "config_full": defconfig, "compiler": "gcc-15",
+	}
+}
+
+func (w *World) checkoutNode(describe string) (maestro.Node, error) {
+	if w.offers.checkout != nil {
+		return *w.offers.checkout, nil
+	}
+	if describe == "" {
+		describe = "v7.1-rc4-112-g5f3c2b1a9d8e"
+	}
+	n := w.Maestro.NewNode("checkout", "checkout")
+	n.ID = w.Maestro.NewID()
+	pass, tree := "pass", sha256.Sum256([]byte(n.ID))
+	commit, treeID := hex.EncodeToString(tree[:20]), hex.EncodeToString(tree[:])
+	n.Path, n.State, n.Result, n.TreeID = []string{"checkout"}, "available", &pass, &treeID
+	var err error
+	n.Data, err = json.Marshal(map[string]any{"kernel_revision": map[string]any{
+		"tree": "mainline", "url": "https://git.kernel.org/pub/scm/linux/kernel/git/torvalds/linux.git", "branch": "master",
+		"commit": commit, "describe": describe, "version": map[string]any{"version": 7, "patchlevel": 1, "sublevel": nil, "extra": "-rc4", "name": nil},
+		"patchset": nil, "commit_tags": []string{}, "commit_message": "A demonstration", "tip_of_branch": true,
+	}})
+	if err != nil {
+		return maestro.Node{}, err
+	}
+	if n, err = w.Maestro.Insert(n); err != nil {
+		return maestro.Node{}, err
+	}
+	w.offers.checkout = &n
+	return n, nil
+}
+
+// artifact names the fields of a Job that are files or URLs.
+func (j *Job) artifacts() map[string]*string {
+	return map[string]*string{
+		"kernel": &j.Kernel, "modules": &j.Modules, "ramdisk": &j.Ramdisk, "rootfs": &j.Rootfs,
+		"initrd": &j.Initrd, "dtb": &j.DTB, "kselftest": &j.Kselftest,
+	}
+}
+
+// place serves the job's local files below dir, and puts their URLs in the job.
+func (w *World) place(j *Job, dir string) error {
+	for name, field := range j.artifacts() {
+		if *field == "" || strings.HasPrefix(*field, "http://") || strings.HasPrefix(*field, "https://") {
+			continue
+		}
+		file := filepath.Base(*field)
+		if name == "kernel" {
+			file = map[string]string{"x86_64": "bzImage", "arm": "zImage"}[j.Arch]
+			if file == "" {
+				file = "Image"
+			}
+		}
+		p := path.Join("/", dir, file)
+		if err := w.Storage.AddFile(p, *field); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		*field = w.StorageURL() + p
+	}
+	return nil
+}
+
+func (j *Job) kbuildArtifacts() map[string]string {
+	out := map[string]string{}
+	for _, a := range []struct{ name, url string }{{"kernel", j.Kernel}, {"modules", j.Modules}, {"kselftest_tar_gz", j.Kselftest}} {
+		if a.url != "" {
+			out[a.name] = a.url
+		}
+	}
+	return out
+}
+
+// definition is the document of kernelci-wire.md 3.1; keys come in the
+// template's order.
+type definition struct {
+	Artifacts   map[string]string `json:"artifacts"`
+	Tests       []Test            `json:"tests"`
+	Environment struct {
+		Platform string `json:"platform"`
+		Arch     string `json:"arch"`
+		Console  struct {
+			Method string `json:"method"`
+			Baud   int    `json:"baud"`
+		} `json:"console"`
+	} `json:"environment"`
+	Callback struct {
+		URL       string `json:"url"`
+		TokenName string `json:"token_name"`
+	} `json:"callback"`
+	Parameters map[string]string `json:"parameters,omitempty"`
+	Integrity  struct {
+		SHA256 map[string]string `json:"sha256"`
+	} `json:"integrity"`
+}
+
+// render makes the job's definition, with the blank lines at the start that the
+// real files have.
+func (w *World) render(j Job, nodeID string) ([]byte, error) {
+	d := definition{Artifacts: map[string]string{}, Tests: j.Tests, Parameters: j.Parameters}
+	for name, field := range j.artifacts() {
+		if *field != "" {
+			d.Artifacts[name] = *field
+		}
+	}
+	if len(d.Tests) == 0 {
+		d.Tests = []Test{{ID: "boot-test-" + nodeID[:8], Type: "boot", TimeoutS: 600}}
+	}
+	d.Tests = slices.Clone(d.Tests)
+	for i := range d.Tests {
+		t := &d.Tests[i]
+		for _, l := range []*[]string{&t.Depends, &t.Pre, &t.Post} {
+			if *l == nil {
+				*l = []string{}
+			}
+		}
+	}
+	d.Environment.Platform, d.Environment.Arch = j.Platform, j.Arch
+	d.Environment.Console.Method, d.Environment.Console.Baud = "serial", 115200
+	d.Callback.URL = "http://" + w.hosts[0] + "/callback/node/" + nodeID
+	d.Callback.TokenName = "kernelci-pipeline-callback"
+	d.Integrity.SHA256 = map[string]string{"_comment": "Checksums would be populated from metadata.json if available"}
+	var b bytes.Buffer
+	b.WriteString("\n\n\n")
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	err := enc.Encode(d)
+	return bytes.TrimRight(b.Bytes(), "\n"), err
+}
+
+func (w *World) uploadDefinition(j Job, nodeID string) (string, error) {
+	body := j.Definition
+	if body == nil {
+		var err error
+		if body, err = w.render(j, nodeID); err != nil {
+			return "", err
+		}
+	}
+	sum := sha256.Sum256([]byte(nodeID))
+	p := fmt.Sprintf("/pull_labs_jobs/%s/%s%s", time.Now().UTC().Format("20060102"), hex.EncodeToString(sum[:16]), j.DefinitionExt)
+	return w.StorageURL() + p, w.Storage.AddBytes(p, body)
+}
