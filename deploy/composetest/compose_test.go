@@ -112,8 +112,20 @@ func get(ctx context.Context, url string) ([]row, error) {
 		return nil, err
 	}
 	defer resp.Body.Close()
+	var entries []struct {
+		Kind string `json:"kind"`
+		Row  row    `json:"row"`
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&entries); err != nil {
+		return nil, err
+	}
 	var rows []row
-	return rows, json.NewDecoder(resp.Body).Decode(&rows)
+	for _, e := range entries {
+		if e.Kind == "tests" {
+			rows = append(rows, e.Row)
+		}
+	}
+	return rows, nil
 }
 
 // logs prints what each container said, for a failing test.

@@ -1,0 +1,163 @@
+package pullab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"github.com/pullab/pullab/pkg/app"
+	"github.com/pullab/pullab/pkg/bus"
+	"github.com/pullab/pullab/pkg/queue"
+	"github.com/pullab/pullab/pkg/topology"
+	pullabv1 "github.com/pullab/pullab/proto/gen/pullab/v1"
+	"github.com/pullab/pullab/services/pullab/progress"
+	"github.com/pullab/pullab/services/standin"
+	"github.com/pullab/pullab/services/standin/debkernel"
+	"github.com/pullab/pullab/services/standin/kcidb"
+)
+
+// demo is the whole lab against stand-ins, with one job.
+func (u *Up) demo(ctx context.Context, env *app.Env, dir string) error {
+	show := progress.New(env.Stderr, env.Terminal)
+	kernel, err := debkernel.Find(ctx, debkernel.Options{
+		Arch: "x86_64", Kernel: u.Kernel, Dir: filepath.Join(dir, "demo-kernel"),
+		Progress: func(s string) { show.Note("%s", s) },
+	})
+	if err != nil {
+		return err
+	}
+	world, err := standin.Start(ctx, standin.Options{Dir: filepath.Join(dir, "standin")})
+	if err != nil {
+		return err
+	}
+	defer world.Close()
+	env.Set = append(env.Set, demoSettings(world)...)
+	lab, stop, err := u.start(ctx, env, dir)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	node, err := world.OfferJob(ctx, standin.Job{Kernel: kernel.Image, Modules: kernel.Modules, Describe: kernel.Release})
+	if err != nil {
+		return err
+	}
+	show.Note("offered %s with kernel %s at %s", node, kernel.Release, world.APIURL())
+	seen, err := u.runShown(ctx, lab, show)
+	if err != nil {
+		return err
+	}
+	return report(env, world, node, filepath.Join(dir, "logs", seen.runID(node)))
+}
+
+// demoSettings point the services at the stand-ins. They win over file and
+// environment: a demo must never reach the real KernelCI.
+func demoSettings(w *standin.World) []string {
+	return []string{
+		"kernelci.api_base_uri=" + w.APIURL(), "kernelci.api_token=" + w.APIToken(), "kernelci.runtime_name=" + w.Runtime(),
+		"kernelci.platforms=", "kernelci.cursor_file=", "kernelci.poll_interval_sec=1",
+		"kernelci.kcidb_submit_url=" + w.SubmitURL(), "kernelci.kcidb_jwt=" + w.KCIDBToken(), "kernelci.kcidb_rest=",
+		"kernelci.kcidb_origin=" + w.Origin(),
+		"logs.storage_url=" + w.StorageURL(), "logs.storage_token=" + w.StorageToken(),
+		"report.kcidb=on", "report.node=auto",
+		"submitter.batch_age=200ms", "submitter.status_poll=200ms",
+	}
+}
+
+// runIDs remembers which run a node had.
+type runIDs struct {
+	mu   sync.Mutex
+	byID map[string]string
+}
+
+func (r *runIDs) note(p *pullabv1.RunProgress) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.byID[p.GetNodeId()] = p.GetRunId()
+}
+
+func (r *runIDs) runID(node string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.byID[node]
+}
+
+// runShown runs the lab, once or until ctx ends, with progress on the screen.
+func (u *Up) runShown(ctx context.Context, lab *runningLab, show *progress.Display) (*runIDs, error) {
+	seen := &runIDs{byID: map[string]string{}}
+	watching, done := context.WithCancel(ctx)
+	var watchers sync.WaitGroup
+	watchers.Go(func() { show.Run(watching) })
+	watchers.Go(func() { watch(watching, lab.bus, show, seen) })
+	defer watchers.Wait()
+	defer done()
+	if u.Once {
+		return seen, lab.Once(ctx)
+	}
+	return seen, lab.Run(ctx)
+}
+
+// watch shows phases as the runner tells them. That it cannot is no reason to
+// stop a lab.
+func watch(ctx context.Context, b *bus.Bus, show *progress.Display, seen *runIDs) {
+	err := queue.Watch(ctx, b, topology.Progress, "pullab.progress.>", func(d *queue.Delivery) {
+		if p, ok := d.Message.(*pullabv1.RunProgress); ok {
+			seen.note(p)
+			show.Show(p)
+		}
+	})
+	if err != nil && ctx.Err() == nil {
+		zerolog.Ctx(ctx).Warn().Err(err).Msg("progress cannot be shown")
+	}
+}
+
+// report prints what KCIDB accepted. It fails unless there is a passing boot.
+func report(env *app.Env, world *standin.World, node, logs string) error {
+	rows := world.Rows(node)
+	if len(rows) == 0 {
+		return fmt.Errorf("the stand-in KCIDB accepted no rows of node %s: read the log above, and `%s`", node, logs)
+	}
+	fmt.Fprintln(env.Stdout)
+	if err := printTable(env.Stdout, linesOf(rows)); err != nil {
+		return err
+	}
+	fmt.Fprintf(env.Stdout, "\nKCIDB accepted %d rows: %s\n", len(rows), world.RowsURL())
+	if n, ok := world.Node(node); ok {
+		fmt.Fprintf(env.Stdout, "kernelci-api: node %s is %s, %s\n", node, n.State, orNone(n.Result))
+	}
+	fmt.Fprintln(env.Stdout, "files:")
+	printFiles(env.Stdout, logs)
+	for _, r := range rows {
+		if r.Text("path") == "boot" && r.Text("status") == "PASS" {
+			return nil
+		}
+	}
+	return errors.New("the kernel did not boot: see the rows and console.log above")
+}
+
+func orNone(s *string) string {
+	if s == nil {
+		return "no result"
+	}
+	return *s
+}
+
+func linesOf(rows []kcidb.Row) []line {
+	var ls []line
+	for _, r := range rows {
+		l := line{path: r.Text("path"), status: r.Text("status"), log: r.Text("log_url")}
+		if s, ok := r.Number("duration"); ok {
+			l.took = time.Duration(s * float64(time.Second))
+		}
+		if strings.TrimSpace(l.path) == "" {
+			l.path = "(root)"
+		}
+		ls = append(ls, l)
+	}
+	return ls
+}

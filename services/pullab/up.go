@@ -1,0 +1,94 @@
+package pullab
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/rs/zerolog"
+
+	"github.com/pullab/pullab/pkg/app"
+	"github.com/pullab/pullab/pkg/broker"
+	"github.com/pullab/pullab/pkg/bus"
+	"github.com/pullab/pullab/pkg/topology"
+	"github.com/pullab/pullab/services/pullab/guestbin"
+)
+
+// Up is `pullab up`.
+type Up struct {
+	Once    bool   `help:"Poll once, take everything that is there to its end, and exit."`
+	Demo    bool   `help:"Start stand-ins for kernelci-api, storage and KCIDB, and offer them one boot job with a real kernel."`
+	Kernel  string `placeholder:"FILE|URL" help:"Kernel image for the demo job. Default: the distribution's cloud kernel, fetched with its package manager, or the newest readable /boot/vmlinuz*."`
+	DataDir string `default:"pullab-data" placeholder:"DIR" help:"Where the broker's streams, logs, caches and machines lie. Everything that must outlive a restart is in here."`
+	Listen  string `placeholder:"HOST:PORT" help:"Let the nats CLI connect to the embedded broker here, for example 127.0.0.1:4222. Default: no port."`
+}
+
+// Run starts the broker and the four services.
+func (u *Up) Run(ctx context.Context, env *app.Env) error {
+	dir, err := filepath.Abs(u.DataDir)
+	if err != nil {
+		return err
+	}
+	if u.Demo {
+		return u.demo(ctx, env, dir)
+	}
+	if u.Kernel != "" {
+		return &app.UsageError{Err: fmt.Errorf("--kernel is for the demo job: add --demo")}
+	}
+	lab, stop, err := u.start(ctx, env, dir)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	if u.Once {
+		return lab.Once(ctx)
+	}
+	return lab.Run(ctx)
+}
+
+// start brings up broker and services; stop ends them. The broker does not end
+// with ctx: services hand their messages back to it when ctx has ended.
+func (u *Up) start(ctx context.Context, env *app.Env, dir string) (*runningLab, func(), error) {
+	env.Set = append([]string{"runner.data_dir=" + dir}, env.Set...)
+	var cfg Config
+	if err := env.Load(ctx, &cfg); err != nil {
+		return nil, nil, err
+	}
+	if cfg.Runner.QEMU.GuestDir == "" {
+		guests, err := guestbin.Unpack(filepath.Join(dir, "guest"))
+		if err != nil {
+			return nil, nil, err
+		}
+		cfg.Runner.QEMU.GuestDir = guests
+	}
+	outlive := context.WithoutCancel(ctx)
+	server, err := broker.Start(outlive, broker.Options{Dir: filepath.Join(dir, "jetstream"), Listen: u.Listen, SyncAlways: true})
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := server.Connect(outlive, "pullab-up")
+	if err != nil {
+		server.Stop()
+		return nil, nil, err
+	}
+	stop := func() { b.Close(); server.Stop() }
+	if err := topology.Apply(ctx, b, topology.Options{Replicas: 1}); err != nil {
+		stop()
+		return nil, nil, err
+	}
+	lab, err := NewLab(ctx, cfg, b, LabOptions{})
+	if err != nil {
+		stop()
+		return nil, nil, err
+	}
+	if url := server.URL(); url != "" {
+		zerolog.Ctx(ctx).Info().Str("url", url).Msg("The broker listens for the nats CLI")
+	}
+	return &runningLab{Lab: lab, bus: b}, stop, nil
+}
+
+// runningLab is a lab and the bus it runs on, for those who watch.
+type runningLab struct {
+	*Lab
+	bus *bus.Bus
+}
