@@ -120,6 +120,9 @@ func (c *Client) WhoAmI(ctx context.Context) (User, error) {
 	if err := unmarshal(b, &d); err != nil {
 		return User{}, c.scrub(k.bad(err))
 	}
+	if d.Username == "" {
+		return User{}, k.bad(errors.New("a user without a username"))
+	}
 	u := User{Username: d.Username, IsSuperuser: d.IsSuperuser}
 	for _, g := range d.Groups {
 		u.Groups = append(u.Groups, g.Name)
