@@ -18,13 +18,12 @@ type Plan struct {
 	// call itself: from the modules archive, else from the kernel image. Empty
 	// means that neither told.
 	Releases []string `json:"releases"`
-	// Root is the block device size in bytes of the job's root file system disk,
-	// 0 when there is none. The guest finds the disk by RootSerial.
+	// RootSerial is the serial number of the disk with the job's root file
+	// system (ext4), by which the guest finds it; empty without one. The job's
+	// module tree needs no name: it is /lib/modules/<uname -r> in the initramfs.
 	RootSerial string `json:"root_serial,omitempty"`
-	// Modules is the directory in the initramfs that holds the job's module
-	// tree, for example /lib/modules/6.1.0-50-cloud-amd64; empty without one.
-	Tests []Test `json:"tests"`
-	// Deadline after which the guest powers off whatever runs; seconds of
+	Tests      []Test `json:"tests"`
+	// DeadlineS is when the guest powers off whatever runs; seconds of
 	// uptime.
 	DeadlineS int `json:"deadline_s"`
 }
