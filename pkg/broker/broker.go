@@ -43,7 +43,8 @@ type Server struct {
 }
 
 // Start runs a server until ctx ends or Stop is called, and returns when it
-// serves. Dir is created if need be and locked: a second process on the same
+// serves. Services need a broker while they stop: give it a context that ends
+// after theirs. Dir is created if need be and locked: a second process on the same
 // directory is refused, as two servers would destroy each other's streams.
 func Start(ctx context.Context, o Options) (*Server, error) {
 	opts, err := options(o)
@@ -63,7 +64,7 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		return nil, fmt.Errorf("embedded NATS server: %w", err)
 	}
 	ns.SetLoggerV2(logger{zerolog.Ctx(ctx)}, false, false, false)
-	s := &Server{ns: ns, unlock: unlock, unhook: func() bool { return true }}
+	s := &Server{ns: ns, unlock: unlock}
 	ns.Start()
 	if err := s.ready(ctx, o); err != nil {
 		s.Stop()
@@ -107,7 +108,7 @@ func (s *Server) ready(ctx context.Context, o Options) error {
 	defer cancel()
 	for !s.ns.ReadyForConnections(100 * time.Millisecond) {
 		if !s.ns.Running() {
-			return fmt.Errorf("embedded NATS server ended at start; is %s in use or %s not writable? (its own words are in the log)", cmpListen(o), o.Dir)
+			return fmt.Errorf("embedded NATS server ended at start; is %s in use or %s not writable? (its own words are in the log)", address(o), o.Dir)
 		}
 		if err := context.Cause(ctx); err != nil {
 			return fmt.Errorf("embedded NATS server in %s is not ready: %w", o.Dir, err)
@@ -119,7 +120,7 @@ func (s *Server) ready(ctx context.Context, o Options) error {
 	return nil
 }
 
-func cmpListen(o Options) string {
+func address(o Options) string {
 	if o.Listen == "" {
 		return "its port"
 	}
@@ -128,8 +129,12 @@ func cmpListen(o Options) string {
 
 // Connect gives an in-process connection.
 func (s *Server) Connect(ctx context.Context, name string) (*bus.Bus, error) {
-	return bus.Connect(ctx, bus.Options{Name: name, Server: s.ns})
+	return bus.Connect(ctx, bus.Options{Name: name, Server: s})
 }
+
+// InProcessConn is one end of a pipe to the server: what bus.Options.Server
+// wants.
+func (s *Server) InProcessConn() (net.Conn, error) { return s.ns.InProcessConn() }
 
 // URL to connect to from outside; empty when it does not listen.
 func (s *Server) URL() string {
@@ -142,7 +147,9 @@ func (s *Server) URL() string {
 
 // Stop shuts down, waits, and gives the directory free. It may be called twice.
 func (s *Server) Stop() {
-	s.unhook()
+	if s.unhook != nil {
+		s.unhook()
+	}
 	s.shutdown()
 }
 

@@ -31,8 +31,15 @@ func Register() { register() }
 // when called inside it.
 func Start(t testing.TB) *bus.Bus {
 	t.Helper()
-	_, b := start(t, broker.Options{Dir: t.TempDir()}, topology.Options{Replicas: 1, Memory: true})
+	_, b := StartServer(t)
 	return b
+}
+
+// StartServer is Start for tests that need the server too: to stop it, or to
+// connect a second process (Connect).
+func StartServer(t testing.TB) (*broker.Server, *bus.Bus) {
+	t.Helper()
+	return start(t, broker.Options{Dir: t.TempDir()}, topology.Options{Replicas: 1, Memory: true})
 }
 
 // StartDir is Start with file storage in dir, for tests that stop the server

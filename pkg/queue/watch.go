@@ -31,10 +31,10 @@ func Watch(ctx context.Context, b *bus.Bus, stream, subject string, see func(*De
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
-			return fmt.Errorf("watching %s: %w", stream, err)
+		case errors.Is(err, jetstream.ErrNoHeartbeat):
+			continue // the ordered consumer starts itself anew
 		case err != nil:
-			continue // a missed heartbeat: the ordered consumer starts itself anew
+			return fmt.Errorf("watching %s: %w", stream, err)
 		}
 		h := msg.Headers()
 		if m, err := wire.Decode(h.Get(wire.HeaderType), msg.Data()); err == nil {
