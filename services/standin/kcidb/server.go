@@ -311,3 +311,6 @@ func (s *Server) getRows(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Write(append(b, '\n'))
 }
+
+// Dir is the spool directory, "" when it is in memory.
+func (s *Server) Dir() string { return s.opts.Dir }
