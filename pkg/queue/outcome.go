@@ -59,31 +59,26 @@ func given(err error) error {
 	return err
 }
 
-// verdict is the outermost word of a handler's error; nil stays nil.
+// word is what the error types of this package have in common.
+type word interface {
+	error
+	word()
+}
+
+func (*DropError) word()  {}
+func (*RetryError) word() {}
+func (*StopError) word()  {}
+
+// verdict is the outermost word of a handler's error; nil stays nil, and an
+// error without a word is a Retry.
 func verdict(err error) error {
 	if err == nil {
 		return nil
 	}
-	for e := err; e != nil; e = errors.Unwrap(e) {
-		switch e.(type) {
-		case *DropError, *RetryError, *StopError:
-			return e
-		}
+	if w := word(nil); errors.As(err, &w) {
+		return w
 	}
-	// The word may be inside an errors.Join or a %w beside another.
-	var drop *DropError
-	var stop *StopError
-	var retry *RetryError
-	switch {
-	case errors.As(err, &stop):
-		return stop
-	case errors.As(err, &retry):
-		return retry
-	case errors.As(err, &drop):
-		return drop
-	default:
-		return &RetryError{Err: err, After: -1}
-	}
+	return &RetryError{Err: err, After: -1}
 }
 
 // PanicError is a handler's panic, treated as Retry: the same message may do

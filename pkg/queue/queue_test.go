@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -287,7 +288,7 @@ func brokerRestart(t *testing.T, outage time.Duration, want []string) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
-	events := l.events()
+	events := slices.Sorted(slices.Values(l.events()))
 	if len(events) < len(want) || fmt.Sprint(events[:len(want)]) != fmt.Sprint(want) {
 		t.Errorf("events %q, want %q first", events, want)
 	}

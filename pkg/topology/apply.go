@@ -44,17 +44,23 @@ func Plan(ctx context.Context, b *bus.Bus, o Options) ([]string, error) {
 // Apply creates what is missing and changes what differs. It never deletes, and
 // it leaves a paused consumer paused. Several processes may apply at once.
 func Apply(ctx context.Context, b *bus.Bus, o Options) error {
-	changes, err := plan(ctx, b, o)
-	if err != nil {
-		return err
-	}
-	for _, c := range changes {
-		if c.apply == nil {
-			continue
+	// A second round sees what another process made meanwhile.
+	for range 2 {
+		changes, err := plan(ctx, b, o)
+		if err != nil {
+			return err
 		}
-		zerolog.Ctx(ctx).Debug().Str("change", c.line).Msg("changing the broker's assets")
-		if err := c.apply(ctx); err != nil {
-			return fmt.Errorf("%s: %w", c.line, err)
+		for _, c := range changes {
+			if c.apply == nil {
+				continue
+			}
+			zerolog.Ctx(ctx).Debug().Str("change", c.line).Msg("changing the broker's assets")
+			if err := c.apply(ctx); err != nil {
+				return fmt.Errorf("%s: %w", c.line, err)
+			}
+		}
+		if len(changes) == 0 {
+			return nil
 		}
 	}
 	return nil
@@ -157,8 +163,11 @@ func createStream(js jetstream.JetStream, s stream) []change {
 	if born.Retention == jetstream.InterestPolicy {
 		born.Retention = jetstream.LimitsPolicy
 	}
-	changes := []change{{s.name() + ": create", func(ctx context.Context) error {
-		_, err := js.CreateOrUpdateStream(ctx, born)
+	changes := []change{{s.name() + ": create, " + s.summary(), func(ctx context.Context) error {
+		_, err := js.CreateStream(ctx, born)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			return nil // another process was faster; the next round compares
+		}
 		return err
 	}}}
 	for _, c := range s.consumers {
@@ -175,7 +184,7 @@ func createStream(js jetstream.JetStream, s stream) []change {
 }
 
 func createConsumer(js jetstream.JetStream, stream string, c jetstream.ConsumerConfig) change {
-	return change{fmt.Sprintf("consumer %s/%s: create", stream, c.Durable), func(ctx context.Context) error {
+	return change{fmt.Sprintf("consumer %s/%s: create, filter %s", stream, c.Durable, c.FilterSubject), func(ctx context.Context) error {
 		_, err := js.CreateOrUpdateConsumer(ctx, stream, c)
 		return err
 	}}

@@ -1,6 +1,7 @@
 package topology
 
 import (
+	"fmt"
 	"strings"
 	"time"
 
@@ -195,4 +196,13 @@ func objects(name, what string, age time.Duration) stream {
 // name for people: the bucket's, not that of the stream below it.
 func (s stream) name() string {
 	return s.kind + " " + strings.TrimPrefix(strings.TrimPrefix(s.config.Name, "KV_"), "OBJ_")
+}
+
+// summary of a stream to be made, for people.
+func (s stream) summary() string {
+	what := fmt.Sprintf("%s in %s, kept %s", s.config.Retention, s.config.Storage, age(s.config.MaxAge))
+	if s.config.MaxMsgsPerSubject > 0 {
+		what += fmt.Sprintf(", %d per subject", s.config.MaxMsgsPerSubject)
+	}
+	return what
 }
