@@ -43,7 +43,7 @@ rm -f "$dir/started.$$"
 TMPDIR=$dir timeout -k 5 "$limit" "$@" >> "$log" 2>&1 < /dev/null
 code=$?
 echo "pullab: exit status $code" >> "$log"
-echo "$code $(date +%s)" > "$dir/status.new" && mv "$dir/status.new" "$dir/status"
+echo "$code" > "$dir/status.new" && mv "$dir/status.new" "$dir/status"
 `
 
 // Spec is a program to start.
@@ -216,16 +216,20 @@ type Exit struct {
 // Status reads how the program in dir ended; false while it runs, and for ever
 // when its shell was killed.
 func Status(dir string) (Exit, bool) {
-	b, err := os.ReadFile(filepath.Join(dir, statusFile))
+	path := filepath.Join(dir, statusFile)
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return Exit{}, false
 	}
-	var code int
-	var at int64
-	if _, err := fmt.Sscanf(string(b), "%d %d", &code, &at); err != nil {
+	info, err := os.Stat(path)
+	if err != nil {
 		return Exit{}, false
 	}
-	return Exit{Code: code, At: time.Unix(at, 0)}, true
+	code, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return Exit{}, false
+	}
+	return Exit{Code: code, At: info.ModTime()}, true
 }
 
 // stat is what is used of /proc/<pid>/stat (proc(5)).

@@ -1,0 +1,427 @@
+package qemu
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cavaliergopher/cpio"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/pullab/pullab/pkg/executor"
+	"github.com/pullab/pullab/pkg/executor/executortest"
+	pullabv1 "github.com/pullab/pullab/proto/gen/pullab/v1"
+	"github.com/pullab/pullab/services/runner/qemu/internal/proc"
+)
+
+func settings(t testing.TB) Settings {
+	return Settings{
+		Accelerator: "tcg", ProbeTimeout: 4 * time.Second, BinaryX86: "qemu-system-x86_64", BinaryArm64: "qemu-system-aarch64",
+		DataDir: t.TempDir(), GuestDir: needGuests(t), MemoryMiB: 512, CPUs: 1, DiskGiB: 1, BootTimeout: 60 * time.Second,
+		TCGFactor: 1, Cmdline: "panic=-1", CacheGiB: 4, DownloadGiB: 1, AllowFile: true,
+	}
+}
+
+func open(t testing.TB, s Settings) *Executor {
+	t.Helper()
+	e, err := New(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func fileURL(path string) *pullabv1.RemoteFile { return &pullabv1.RemoteFile{Url: "file://" + path} }
+
+func bootPlan(k kernel, arch, scenario string) *pullabv1.RunPlanned {
+	return &pullabv1.RunPlanned{
+		RunId: "run_pulllab-" + arch + "-local-1_20260101_000000", Arch: arch, Executor: Name, Boot: &pullabv1.Boot{Kernel: fileURL(k.image)},
+		Machine: &pullabv1.Machine{Cpus: 1, MemoryMib: 256},
+		Tests: []*pullabv1.TestPlan{
+			{Id: "boot-test-1", Type: "boot", Path: "boot", Timeout: durationpb.New(time.Minute), Parameters: map[string]string{"scenario": scenario}},
+			{Id: "ltp-smoke", Type: "ltp", Path: "ltp", Timeout: durationpb.New(time.Minute)},
+			{Id: "ltp-fs", Type: "ltp", Path: "ltp.fs", Timeout: durationpb.New(time.Minute)},
+		},
+	}
+}
+
+func runOf(t testing.TB, plan *pullabv1.RunPlanned) executor.Run {
+	return executor.Run{Plan: plan, Attempt: 1, Deadline: time.Now().Add(90 * time.Second), Dir: t.TempDir()}
+}
+
+func quiet(pullabv1.RunPhase, string) {}
+
+// start starts a machine and sees to its end.
+func start(t testing.TB, e *Executor, run executor.Run) executor.Handle {
+	t.Helper()
+	h, err := e.Start(t.Context(), run, quiet)
+	if err != nil {
+		t.Fatalf("Start: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := e.Stop(context.WithoutCancel(t.Context()), h); err != nil {
+			t.Errorf("Stop: %v", err)
+		}
+		if t.Failed() {
+			for _, name := range []string{"console.log", "qemu.log"} {
+				b, _ := os.ReadFile(filepath.Join(run.Dir, name))
+				t.Logf("%s: ...%s", name, b[max(0, len(b)-3000):])
+			}
+		}
+	})
+	return h
+}
+
+func outcome(t testing.TB, e *Executor, run executor.Run) (executor.Outcome, error) {
+	t.Helper()
+	return e.Await(t.Context(), run, start(t, e, run), quiet)
+}
+
+func rows(o executor.Outcome) map[string]*pullabv1.TestRow {
+	all := map[string]*pullabv1.TestRow{}
+	for _, r := range o.Rows {
+		all[r.GetPath()] = r
+	}
+	return all
+}
+
+const (
+	pass = pullabv1.Status_STATUS_PASS
+	fail = pullabv1.Status_STATUS_FAIL
+	miss = pullabv1.Status_STATUS_MISS
+)
+
+func TestBoots(t *testing.T) {
+	t.Parallel()
+	for _, arch := range []string{"x86_64", "arm64"} {
+		t.Run(arch, func(t *testing.T) {
+			t.Parallel()
+			k := needKernel(t, arch)
+			plan := bootPlan(k, arch, "files")
+			plan.Boot.Modules = fileURL(modulesArchive(t, k, k.release))
+			o, err := outcome(t, open(t, settings(t)), runOf(t, plan))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := rows(o)
+			boot := got["boot"]
+			if o.Kernel != executor.KernelBooted || o.Release != k.release || boot.GetStatus() != pass {
+				t.Fatalf("kernel %d %q, release %q, boot %v", o.Kernel, o.KernelReason, o.Release, boot)
+			}
+			if got["files.modules"].GetStatus() != pass {
+				t.Errorf("the modules are not in the machine: %v", got["files.modules"])
+			}
+			if boot.GetMisc()["time_to_userspace_s"] == "" || boot.GetDuration().AsDuration() <= 0 || o.Facts["accelerator"] != "tcg" || o.Facts["qemu_version"] == "" {
+				t.Errorf("facts %v, boot %v", o.Facts, boot)
+			}
+		})
+	}
+}
+
+// The kernel dies in different ways and at different times.
+func TestKernelFails(t *testing.T) {
+	t.Parallel()
+	k := needKernel(t, "x86_64")
+	const panicked = "Kernel panic - not syncing: "
+	tests := []struct {
+		scenario, cmdline string
+		bootTimeout       time.Duration
+		kernel            executor.KernelFate
+		want              map[string]pullabv1.Status
+		blamed, excerpt   string
+	}{
+		{scenario: "no init", cmdline: "rdinit=/nonexistent", kernel: executor.KernelFailed,
+			want: map[string]pullabv1.Status{"boot": fail, "ltp": miss, "ltp.fs": miss}, blamed: "boot", excerpt: panicked + "VFS: Unable to mount root fs"},
+		{scenario: "hang", bootTimeout: 12 * time.Second, kernel: executor.KernelHung,
+			want: map[string]pullabv1.Status{"boot": fail, "ltp": miss, "ltp.fs": miss}, blamed: "boot", excerpt: "Run /pullab-guest as init process"},
+		{scenario: "panic at once", kernel: executor.KernelFailed,
+			want: map[string]pullabv1.Status{"boot": fail, "ltp": miss, "ltp.fs": miss}, blamed: "boot", excerpt: panicked + "sysrq triggered crash"},
+		{scenario: "exit", kernel: executor.KernelFailed,
+			want: map[string]pullabv1.Status{"boot": fail, "ltp": miss, "ltp.fs": miss}, blamed: "boot", excerpt: "Attempted to kill init"},
+		{scenario: "panic in a test", kernel: executor.KernelBooted,
+			want: map[string]pullabv1.Status{"boot": pass, "ltp": fail, "ltp.fs": miss}, blamed: "ltp", excerpt: panicked + "sysrq triggered crash"},
+		{scenario: "reboot", kernel: executor.KernelBooted,
+			want: map[string]pullabv1.Status{"boot": pass, "ltp": fail, "ltp.fs": miss}, blamed: "ltp", excerpt: "reboot: Restarting system"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.scenario, func(t *testing.T) {
+			t.Parallel()
+			s := settings(t)
+			if tt.bootTimeout != 0 {
+				s.BootTimeout = tt.bootTimeout
+			}
+			plan := bootPlan(k, "x86_64", tt.scenario)
+			plan.Boot.ExtraCmdline = tt.cmdline
+			o, err := outcome(t, open(t, s), runOf(t, plan))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := rows(o)
+			for path, status := range tt.want {
+				if got[path].GetStatus() != status {
+					t.Errorf("%s is %v, want %v", path, got[path], status)
+				}
+			}
+			if o.Kernel != tt.kernel || len(o.Rows) != len(tt.want) {
+				t.Errorf("kernel %d (%s), rows %v", o.Kernel, o.KernelReason, o.Rows)
+			}
+			if x := got[tt.blamed].GetLogExcerpt(); !strings.Contains(x, tt.excerpt) {
+				t.Errorf("the excerpt does not show %q: ...%s", tt.excerpt, x[max(0, len(x)-300):])
+			}
+		})
+	}
+}
+
+// What is the lab's failure or the definition's, not the kernel's.
+func TestLabFails(t *testing.T) {
+	t.Parallel()
+	k := needKernel(t, "x86_64")
+	html := filepath.Join(t.TempDir(), "bzImage")
+	if err := os.WriteFile(html, bytes.Repeat([]byte("<html>"), 1000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name, scenario string
+		change         func(*testing.T, *Settings, *pullabv1.RunPlanned)
+		reason, says   string
+		permanent      bool
+	}{
+		{name: "modules of another kernel", reason: "launch", permanent: true, says: "not of one build",
+			change: func(t *testing.T, _ *Settings, p *pullabv1.RunPlanned) {
+				p.Boot.Modules = fileURL(modulesArchive(t, k, "5.4.0-other"))
+			}},
+		{name: "another kernel runs", scenario: "other kernel", reason: "launch", permanent: true, says: "calls itself 5.4.0-other"},
+		{name: "guest refuses", scenario: "refuse", reason: "guest", says: "the test said so"},
+		{name: "kernel is not there", reason: "download", permanent: true, says: "no such file",
+			change: func(_ *testing.T, _ *Settings, p *pullabv1.RunPlanned) { p.Boot.Kernel.Url += ".gone" }},
+		{name: "kernel is a page", reason: "launch", permanent: true, says: "not a Linux kernel",
+			change: func(_ *testing.T, _ *Settings, p *pullabv1.RunPlanned) { p.Boot.Kernel = fileURL(html) }},
+		{name: "kernel of another arch", reason: "launch", permanent: true, says: "built for x86_64",
+			change: func(_ *testing.T, _ *Settings, p *pullabv1.RunPlanned) { p.Arch = "arm64" }},
+		{name: "arch without a machine", reason: "launch", permanent: true, says: `arch "arm"`,
+			change: func(_ *testing.T, _ *Settings, p *pullabv1.RunPlanned) { p.Arch = "arm" }},
+		{name: "unknown option", reason: "launch", permanent: true, says: `"colour" is unknown`,
+			change: func(_ *testing.T, _ *Settings, p *pullabv1.RunPlanned) {
+				p.Machine.Options = map[string]string{"colour": "red"}
+			}},
+		{name: "QEMU refuses", reason: "launch", says: "nomachine",
+			change: func(_ *testing.T, _ *Settings, p *pullabv1.RunPlanned) {
+				p.Machine.Options = map[string]string{"machine": "nomachine"}
+			}},
+		{name: "no QEMU", reason: "launch", says: "Install QEMU",
+			change: func(_ *testing.T, s *Settings, _ *pullabv1.RunPlanned) { s.BinaryX86 = "/nonexistent/qemu" }},
+		{name: "no guest program", reason: "launch", says: "qemu.guest_dir",
+			change: func(t *testing.T, s *Settings, _ *pullabv1.RunPlanned) { s.GuestDir = t.TempDir() }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s, plan := settings(t), bootPlan(k, "x86_64", tt.scenario)
+			if tt.change != nil {
+				tt.change(t, &s, plan)
+			}
+			e, run := open(t, s), runOf(t, plan)
+			h, err := e.Start(t.Context(), run, quiet)
+			if err == nil {
+				t.Cleanup(func() { _ = e.Stop(context.WithoutCancel(t.Context()), h) })
+				_, err = e.Await(t.Context(), run, h, quiet)
+			}
+			lab, ok := errors.AsType[*executor.LabError](err)
+			if !ok || lab.Reason != tt.reason || lab.Permanent != tt.permanent || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("got %v (%+v), want %s, permanent %v, %q", err, lab, tt.reason, tt.permanent, tt.says)
+			}
+		})
+	}
+}
+
+// The job's ramdisk has /lib as a symbolic link, and any compression.
+func TestRamdisk(t *testing.T) {
+	t.Parallel()
+	k := needKernel(t, "x86_64")
+	var plain bytes.Buffer
+	w := cpio.NewWriter(&plain)
+	for _, h := range []struct {
+		name, body string
+		mode       cpio.FileMode
+	}{
+		{"usr", "", cpio.TypeDir | 0o755}, {"usr/lib", "", cpio.TypeDir | 0o755},
+		{"lib", "usr/lib", cpio.TypeSymlink | 0o777}, {"usr/lib/from-the-ramdisk", "x", cpio.TypeReg | 0o644},
+	} {
+		if err := w.WriteHeader(&cpio.Header{Name: h.name, Mode: h.mode, Size: int64(len(h.body)), Links: 1}); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(w, h.body)
+	}
+	w.Close()
+	for name, compress := range map[string]func(io.Writer) (io.WriteCloser, error){
+		"plain": nil,
+		"gzip":  func(w io.Writer) (io.WriteCloser, error) { return gzip.NewWriter(w), nil },
+		"xz":    func(w io.Writer) (io.WriteCloser, error) { return xz.WriterConfig{CheckSum: xz.CRC32}.NewWriter(w) },
+		"zstd":  func(w io.Writer) (io.WriteCloser, error) { return zstd.NewWriter(w) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			content := plain.Bytes()
+			if compress != nil {
+				var b bytes.Buffer
+				z, err := compress(&b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				z.Write(content)
+				z.Close()
+				content = b.Bytes()
+			}
+			path := filepath.Join(t.TempDir(), "rootfs.cpio")
+			if err := os.WriteFile(path, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			plan := bootPlan(k, "x86_64", "files")
+			plan.Boot.Ramdisk = fileURL(path)
+			plan.Boot.Modules = fileURL(modulesArchive(t, k, k.release))
+			o, err := outcome(t, open(t, settings(t)), runOf(t, plan))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := rows(o)
+			for _, path := range []string{"files.ramdisk", "files.link", "files.modules"} {
+				if got[path].GetStatus() != pass {
+					t.Errorf("%s: %v", path, got[path])
+				}
+			}
+		})
+	}
+}
+
+// A disk made from a rootfs archive is found, read and written, and the next
+// machine gets it fresh.
+func TestRootDisk(t *testing.T) {
+	t.Parallel()
+	k := needKernel(t, "x86_64")
+	path := filepath.Join(t.TempDir(), "full.rootfs.tar.xz")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z, err := xz.NewWriter(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := tar.NewWriter(z)
+	w.WriteHeader(&tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755})
+	w.WriteHeader(&tar.Header{Name: "./usr/lib/os-release", Typeflag: tar.TypeReg, Mode: 0o644, Size: 6})
+	io.WriteString(w, "ID=job")
+	if err := errors.Join(w.Close(), z.Close(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	plan := bootPlan(k, "x86_64", "files")
+	plan.Boot.Rootfs = fileURL(path)
+	plan.Boot.Modules = fileURL(modulesArchive(t, k, k.release))
+	e := open(t, settings(t))
+	for attempt := range 2 {
+		run := runOf(t, plan)
+		run.Attempt = attempt + 1
+		o, err := outcome(t, e, run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r := rows(o)["files.disk"]; r.GetStatus() != pass {
+			t.Fatalf("attempt %d: %v", run.Attempt, r)
+		}
+	}
+}
+
+// A test that opens the port itself cannot end the run as passed.
+func TestForgedDone(t *testing.T) {
+	t.Parallel()
+	k := needKernel(t, "x86_64")
+	run := runOf(t, bootPlan(k, "x86_64", "forge"))
+	run.Deadline = time.Now().Add(15 * time.Second)
+	o, err := outcome(t, open(t, settings(t)), run)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := rows(o); got["ltp"].GetStatus() != fail || got["boot"].GetStatus() != pass || o.Facts["channel_forged_lines"] != "1" {
+		t.Errorf("rows %v, facts %v", o.Rows, o.Facts)
+	}
+}
+
+// Somebody kills QEMU: nothing is known about the kernel.
+func TestKilledFromOutside(t *testing.T) {
+	t.Parallel()
+	k := needKernel(t, "x86_64")
+	for _, signal := range []string{"-TERM", "-KILL"} {
+		t.Run(signal, func(t *testing.T) {
+			t.Parallel()
+			e, run := open(t, settings(t)), runOf(t, bootPlan(k, "x86_64", "silent"))
+			h := start(t, e, run)
+			p, _ := proc.Find(e.dir(h.ID))
+			out, err := exec.CommandContext(t.Context(), "pgrep", "-s", strconv.Itoa(p.PID()), "qemu-system").Output()
+			if err != nil {
+				t.Skipf("NOT RUN: pgrep (package procps) did not find the machine: %v", err)
+			}
+			if err := exec.CommandContext(t.Context(), "kill", signal, strings.TrimSpace(string(out))).Run(); err != nil {
+				t.Fatal(err)
+			}
+			o, err := e.Await(t.Context(), run, h, quiet)
+			if lab, ok := errors.AsType[*executor.LabError](err); !ok || lab.Reason != "lost" {
+				t.Errorf("got %+v, %v", o, err)
+			}
+		})
+	}
+}
+
+func TestSuite(t *testing.T) {
+	t.Parallel()
+	k := needKernel(t, "x86_64")
+	executortest.Suite(t, func(t *testing.T) executortest.Harness {
+		t.Parallel()
+		s := settings(t)
+		return executortest.Harness{
+			New: func(t testing.TB) executor.Executor { return open(t, s) },
+			Plan: func(_ testing.TB, sc executortest.Scenario) *pullabv1.RunPlanned {
+				name := map[executortest.Scenario]string{
+					executortest.Boots: "boot", executortest.Panics: "panic at once", executortest.Hangs: "hang", executortest.Breaks: "refuse",
+				}[sc]
+				return bootPlan(k, "x86_64", name)
+			},
+			Takes: 60 * time.Second,
+		}
+	})
+}
+
+// The probe's program must end QEMU as expected wherever QEMU works at all;
+// and a KVM that hangs must not be chosen.
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	needKernel(t, "x86_64")
+	s := settings(t)
+	for _, arch := range []string{"x86_64", "arm64"} {
+		if err := probe(t.Context(), s.binary(arch), arch, "tcg", 30*time.Second); err != nil {
+			t.Errorf("the %s probe does not run even under tcg: %v", arch, err)
+		}
+	}
+	err := probe(t.Context(), s.binary("x86_64"), "x86_64", "kvm", 4*time.Second)
+	s.Accelerator = "auto"
+	got, chosen := (&accelerators{}).choose(t.Context(), s, "x86_64")
+	want := "kvm"
+	if err != nil {
+		want = "tcg"
+	}
+	if got != want || chosen != nil {
+		t.Errorf("auto chose %s (%v), the probe said %v", got, chosen, err)
+	}
+	t.Logf("KVM probe on this host: %v", err)
+}
