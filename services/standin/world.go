@@ -2,16 +2,11 @@ package standin
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -20,6 +15,8 @@ import (
 
 	"github.com/pullab/pullab/services/standin/fault"
 	"github.com/pullab/pullab/services/standin/internal/inproc"
+	"github.com/pullab/pullab/services/standin/internal/scheduler"
+	"github.com/pullab/pullab/services/standin/internal/secret"
 	"github.com/pullab/pullab/services/standin/kcidb"
 	"github.com/pullab/pullab/services/standin/maestro"
 	"github.com/pullab/pullab/services/standin/storage"
@@ -68,17 +65,11 @@ type World struct {
 	APIFaults, StorageFaults, KCIDBFaults *fault.Injector
 
 	opts    Options
-	secrets secrets
+	secrets secret.Set
 	// hosts are the addresses in URLs, of API, storage and KCIDB.
-	hosts  [3]string
-	offers offers
-	close  func() error
-}
-
-type secrets struct {
-	API     string `json:"api"`
-	KCIDB   string `json:"kcidb"`
-	Storage string `json:"storage"`
+	hosts [3]string
+	sched *scheduler.Scheduler
+	close func() error
 }
 
 // New makes a World without sockets or goroutines.
@@ -93,7 +84,7 @@ func build(o Options, hosts [3]string, compress bool) (*World, error) {
 	if o.Origin == "" {
 		o.Origin = "pullab_demo"
 	}
-	sec, err := loadSecrets(o.Dir)
+	sec, err := secret.Load(o.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +104,9 @@ func build(o Options, hosts [3]string, compress bool) (*World, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.sched = &scheduler.Scheduler{
+		Maestro: w.Maestro, Storage: w.Storage, StorageURL: w.StorageURL(), CallbackURL: "http://" + hosts[0] + "/callback", Runtime: o.Runtime,
+	}
 	w.APIFaults = fault.New(w.apiHandler(), o.Faults.Seed)
 	w.StorageFaults = fault.New(w.Storage, o.Faults.Seed)
 	w.KCIDBFaults = fault.New(w.KCIDB, o.Faults.Seed)
@@ -125,39 +119,6 @@ func below(dir, name string) string {
 		return ""
 	}
 	return filepath.Join(dir, name)
-}
-
-// loadSecrets makes secrets once per directory, so that tokens given out stay
-// good after a restart.
-func loadSecrets(dir string) (secrets, error) {
-	sec := secrets{random(), random(), random()}
-	if dir == "" {
-		return sec, nil
-	}
-	name := filepath.Join(dir, "secrets.json")
-	b, err := os.ReadFile(name)
-	if err == nil {
-		if err := json.Unmarshal(b, &sec); err != nil {
-			return secrets{}, fmt.Errorf("%s: %w. Remove it to get new secrets", name, err)
-		}
-		return sec, nil
-	}
-	if !errors.Is(err, os.ErrNotExist) {
-		return secrets{}, err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return secrets{}, err
-	}
-	if b, err = json.Marshal(sec); err != nil {
-		return secrets{}, err
-	}
-	return sec, os.WriteFile(name, b, 0o600)
-}
-
-func random() string {
-	var b [24]byte
-	rand.Read(b[:]) //nolint:errcheck // crypto/rand.Read never fails
-	return hex.EncodeToString(b[:])
 }
 
 // SetFaults replaces the faults of all three.
@@ -226,6 +187,25 @@ func (w *World) Rows(nodeID string) []kcidb.Row { return w.KCIDB.NodeRows(nodeID
 
 // Node as kernelci-api has it.
 func (w *World) Node(nodeID string) (maestro.Node, bool) { return w.Maestro.Node(nodeID) }
+
+// Job is one job to offer; zero fields are those of the demo's boot job.
+type Job = scheduler.Job
+
+// Test is an element of a job's tests.
+type Test = scheduler.Test
+
+// OfferJob makes a job available as the KernelCI scheduler does, and gives its
+// node's id. The job's files must stay where they are.
+func (w *World) OfferJob(ctx context.Context, j Job) (string, error) {
+	if err := context.Cause(ctx); err != nil {
+		return "", err
+	}
+	return w.sched.Offer(j)
+}
+
+// TickRetries offers again what the retry service would (kernelci-wire.md 2.5);
+// it gives the new ids.
+func (w *World) TickRetries(context.Context) ([]string, error) { return w.sched.Retry() }
 
 // Close stops listening and waits for every request. A World of New has nothing
 // to stop.

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pullab/pullab/pkg/backoff"
 	"github.com/pullab/pullab/services/standin"
 	"github.com/pullab/pullab/services/standin/fault"
 )
@@ -175,7 +176,7 @@ func TestRetries(t *testing.T) {
 			t.Fatal(err)
 		}
 		for n := range 4 {
-			time.Sleep(7 * time.Hour)
+			backoff.Sleep(t.Context(), 7*time.Hour)
 			if closed, err := w.Maestro.TickTimeouts(); err != nil || len(closed) == 0 {
 				t.Fatalf("timeouts: %v %v", closed, err)
 			}

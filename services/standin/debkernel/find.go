@@ -272,3 +272,34 @@ func fromBoot(o Options) (Kernel, error) {
 	}
 	return Kernel{}, errors.New("none of /boot/vmlinuz* is readable: copy one with sudo and give it with --kernel")
 }
+
+// Store puts k into dir in the form that Load reads, unless it is there.
+func Store(k Kernel, dir string) (Kernel, error) {
+	if filepath.Dir(k.Image) != filepath.Clean(dir) || filepath.Base(k.Image) != "vmlinuz" {
+		for _, c := range []struct{ from, to string }{{k.Image, "vmlinuz"}, {k.Modules, "modules.tar.gz"}} {
+			if err := copyFile(c.from, filepath.Join(dir, c.to)); err != nil {
+				return Kernel{}, err
+			}
+		}
+	}
+	b, err := json.Marshal(k)
+	if err != nil {
+		return Kernel{}, err
+	}
+	if err := writeFile(filepath.Join(dir, "kernel.json"), bytes.NewReader(b)); err != nil {
+		return Kernel{}, err
+	}
+	return Load(dir)
+}
+
+func copyFile(from, to string) error {
+	if from == "" {
+		return nil
+	}
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return writeFile(to, f)
+}

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pullab/pullab/pkg/backoff"
 	"github.com/pullab/pullab/services/standin/internal/inproc"
 	"github.com/pullab/pullab/services/standin/internal/jwt"
 	"github.com/pullab/pullab/services/standin/kcidb"
@@ -327,7 +328,7 @@ func TestDelay(t *testing.T) {
 		if c.status(good) != "ready" || c.status(bad) != "ready" || len(c.s.Rows()) != 0 {
 			t.Error("ingested too early")
 		}
-		time.Sleep(5 * time.Second)
+		backoff.Sleep(t.Context(), 5*time.Second)
 		if c.status(good) != "processed" || c.status(bad) != "failed" || len(c.s.Rows()) != 1 {
 			t.Errorf("%s %s %v", c.status(good), c.status(bad), c.s.Rows())
 		}
@@ -343,30 +344,30 @@ func TestNeighbours(t *testing.T) {
 			"long platform": row("a:2", `,"environment":{"misc":{"platform":"`+strings.Repeat("x", 101)+`"}}`),
 		} {
 			innocent, guilty := c.submit(doc(row("a:1", ""))), c.submit(doc(fault))
-			time.Sleep(time.Second)
+			backoff.Sleep(t.Context(), time.Second)
 			if c.status(innocent) != "failed" || c.status(guilty) != "failed" {
 				t.Errorf("%s: %s %s", name, c.status(innocent), c.status(guilty))
 			}
 		}
 		c.s.FailBatches(1)
 		first := c.submit(doc(row("a:1", "")))
-		time.Sleep(time.Second)
+		backoff.Sleep(t.Context(), time.Second)
 		if c.status(first) != "failed" {
 			t.Errorf("first: %s", c.status(first))
 		}
 		again := c.submit(doc(row("a:1", "")))
-		time.Sleep(time.Second)
+		backoff.Sleep(t.Context(), time.Second)
 		if c.status(again) != "processed" {
 			t.Errorf("again: %s: %s", c.status(again), c.s.Failure(again))
 		}
 		// Nothing to insert: not moved until others are.
 		empty := c.submit(doc())
-		time.Sleep(time.Hour)
+		backoff.Sleep(t.Context(), time.Hour)
 		if c.status(empty) != "ready" {
 			t.Errorf("empty: %s", c.status(empty))
 		}
 		c.submit(doc(row("a:9", "")))
-		time.Sleep(time.Second)
+		backoff.Sleep(t.Context(), time.Second)
 		if c.status(empty) != "processed" {
 			t.Errorf("empty after another: %s", c.status(empty))
 		}

@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pullab/pullab/pkg/backoff"
 	"github.com/pullab/pullab/services/standin/internal/inproc"
 	"github.com/pullab/pullab/services/standin/maestro"
 )
@@ -304,7 +305,7 @@ func (c *client) stream(n int) {
 		if _, err := c.s.Insert(node); err != nil {
 			c.t.Fatal(err)
 		}
-		time.Sleep(time.Millisecond)
+		backoff.Sleep(c.t.Context(), time.Millisecond)
 	}
 }
 
@@ -365,7 +366,7 @@ func TestEventQueries(t *testing.T) {
 				t.Errorf("limit=5 gave sequence %v", e["sequence_id"])
 			}
 		}
-		time.Sleep(7 * 24 * time.Hour)
+		backoff.Sleep(t.Context(), 7*24*time.Hour)
 		if got := c.events(""); len(got) != 0 {
 			t.Errorf("%d events after a week", len(got))
 		}
@@ -401,7 +402,7 @@ func TestHeldEvents(t *testing.T) {
 			t.Fatalf("held: %v", got)
 		}
 		release()
-		time.Sleep(time.Second)
+		backoff.Sleep(t.Context(), time.Second)
 		c.stream(1)
 		if got := c.events(""); len(got) != 2 || got[0]["timestamp"].(string) >= got[1]["timestamp"].(string) {
 			t.Errorf("released: %v", got)

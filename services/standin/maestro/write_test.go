@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pullab/pullab/pkg/backoff"
 	"github.com/pullab/pullab/services/standin/maestro"
 )
 
@@ -364,7 +365,7 @@ func TestNodeQueries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(t, maestro.Options{})
 		c.chain()
-		time.Sleep(time.Minute)
+		backoff.Sleep(t.Context(), time.Minute)
 		c.stream(60)
 		count := func(q string) int {
 			t.Helper()

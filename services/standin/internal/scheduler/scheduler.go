@@ -1,8 +1,8 @@
-package standin
+// Package scheduler offers jobs the way the KernelCI scheduler does.
+package scheduler
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -17,6 +17,7 @@ import (
 
 	"github.com/pullab/pullab/services/standin/internal/node"
 	"github.com/pullab/pullab/services/standin/maestro"
+	"github.com/pullab/pullab/services/standin/storage"
 )
 
 // Job is one job to offer. Zero fields get the values of the demo's boot job.
@@ -24,7 +25,7 @@ type Job struct {
 	// Name is the job's name, group and last element of its path; "" is
 	// baseline-<arch>-<runtime>.
 	Name string
-	// Runtime that is to take it; "" is the World's.
+	// Runtime that is to take it; "" is the Scheduler's.
 	Runtime string
 	// Platform; "" is qemu-<arch>.
 	Platform string
@@ -63,20 +64,29 @@ type Test struct {
 	Post       []string `json:"post-commands"`
 }
 
-// offers remembers what jobs share, as jobs of one kernel do.
-type offers struct {
-	mu       sync.Mutex
+// Scheduler makes nodes and definitions. Its fields are set before use.
+type Scheduler struct {
+	Maestro *maestro.Server
+	Storage *storage.Server
+	// StorageURL and CallbackURL have no slash at the end.
+	StorageURL, CallbackURL string
+	// Runtime of jobs that name none.
+	Runtime string
+
+	mu sync.Mutex
+	// checkout, kbuilds and jobs are what is shared: jobs of one kernel hang on
+	// one kbuild.
 	checkout *maestro.Node
 	kbuilds  map[string]maestro.Node
 	jobs     map[string]Job
 }
 
-func (j Job) withDefaults(w *World) Job {
+func (j Job) withDefaults(runtime string) Job {
 	if j.Arch == "" {
 		j.Arch = "x86_64"
 	}
 	if j.Runtime == "" {
-		j.Runtime = w.opts.Runtime
+		j.Runtime = runtime
 	}
 	if j.Platform == "" {
 		j.Platform = "qemu-" + j.Arch
@@ -90,17 +100,17 @@ func (j Job) withDefaults(w *World) Job {
 	return j
 }
 
-// OfferJob does what the scheduler does (kernelci-wire.md 2.2): it creates the
+// Offer does what the scheduler does (kernelci-wire.md 2.2): it creates the
 // checkout, the kbuild and the job node, running and without artifacts; uploads
 // the definition; and makes the node available. It gives the job node's id.
-func (w *World) OfferJob(_ context.Context, j Job) (string, error) {
-	j = j.withDefaults(w)
-	parent, build, err := w.parent(&j)
+func (s *Scheduler) Offer(j Job) (string, error) {
+	j = j.withDefaults(s.Runtime)
+	parent, build, err := s.parent(&j)
 	if err != nil {
 		return "", fmt.Errorf("offering %s: %w", j.Name, err)
 	}
-	n := w.Maestro.NewNode("job", j.Name)
-	n.ID = w.Maestro.NewID()
+	n := s.Maestro.NewNode("job", j.Name)
+	n.ID = s.Maestro.NewID()
 	n.Path = append(append([]string{}, parent.Path...), j.Name)
 	n.Group, n.Parent, n.TreeID, n.RetryCounter = &j.Name, &parent.ID, parent.TreeID, j.RetryCounter
 	if j.Life != 0 {
@@ -111,37 +121,37 @@ func (w *World) OfferJob(_ context.Context, j Job) (string, error) {
 	if n.Data, err = json.Marshal(data); err != nil {
 		return "", err
 	}
-	if n, err = w.Maestro.Insert(n); err != nil {
+	if n, err = s.Maestro.Insert(n); err != nil {
 		return "", err
 	}
-	url, err := w.uploadDefinition(j, n.ID)
+	url, err := s.uploadDefinition(j, n.ID)
 	if err != nil {
 		return "", fmt.Errorf("offering %s: %w", j.Name, err)
 	}
-	_, err = w.Maestro.Update(n.ID, func(n *maestro.Node) {
+	_, err = s.Maestro.Update(n.ID, func(n *maestro.Node) {
 		n.State, n.Artifacts = "available", map[string]string{"job_definition": url}
 	})
-	w.offers.mu.Lock()
-	defer w.offers.mu.Unlock()
-	if w.offers.jobs == nil {
-		w.offers.jobs = map[string]Job{}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.jobs == nil {
+		s.jobs = map[string]Job{}
 	}
-	w.offers.jobs[n.ID] = j
+	s.jobs[n.ID] = j
 	return n.ID, err
 }
 
-// TickRetries offers again what the retry service would; it gives the new ids.
-func (w *World) TickRetries(ctx context.Context) ([]string, error) {
+// Retry offers again what the retry service would; it gives the new ids.
+func (s *Scheduler) Retry() ([]string, error) {
 	var out []string
-	for _, n := range w.Maestro.Retries() {
-		w.offers.mu.Lock()
-		j, ok := w.offers.jobs[n.ID]
-		w.offers.mu.Unlock()
+	for _, n := range s.Maestro.Retries() {
+		s.mu.Lock()
+		j, ok := s.jobs[n.ID]
+		s.mu.Unlock()
 		if !ok {
 			continue
 		}
 		j.RetryCounter = n.RetryCounter + 1
-		id, err := w.OfferJob(ctx, j)
+		id, err := s.Offer(j)
 		if err != nil {
 			return out, err
 		}
@@ -152,22 +162,22 @@ func (w *World) TickRetries(ctx context.Context) ([]string, error) {
 
 // parent finds or makes the node that the job hangs on, and the part of data
 // that is the build's. Files that j names become URLs of the storage.
-func (w *World) parent(j *Job) (maestro.Node, map[string]any, error) {
-	w.offers.mu.Lock()
-	defer w.offers.mu.Unlock()
-	checkout, err := w.checkoutNode(j.Describe)
+func (s *Scheduler) parent(j *Job) (maestro.Node, map[string]any, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	checkout, err := s.checkoutNode(j.Describe)
 	if err != nil {
 		return maestro.Node{}, nil, err
 	}
 	data := buildData(j.Arch, checkout.DataMap()["kernel_revision"])
 	key := strings.Join([]string{j.Arch, j.Kernel, j.Modules, j.Kselftest, j.DTB}, "\n")
-	id := w.Maestro.NewID()
-	old, known := w.offers.kbuilds[key]
+	id := s.Maestro.NewID()
+	old, known := s.kbuilds[key]
 	if known {
 		id = old.ID
 	}
 	name := "kbuild-gcc-15-" + strings.TrimSuffix(j.Arch, "_64")
-	if err := w.place(j, name+"-"+id); err != nil {
+	if err := s.place(j, name+"-"+id); err != nil {
 		return maestro.Node{}, nil, err
 	}
 	switch {
@@ -176,7 +186,7 @@ func (w *World) parent(j *Job) (maestro.Node, map[string]any, error) {
 	case known:
 		return old, data, nil
 	}
-	n := w.Maestro.NewNode("kbuild", name)
+	n := s.Maestro.NewNode("kbuild", name)
 	pass := "pass"
 	n.ID, n.Path, n.Group, n.Parent, n.TreeID = id, []string{"checkout", name}, &name, &checkout.ID, checkout.TreeID
 	n.State, n.Result = "available", &pass
@@ -186,13 +196,13 @@ func (w *World) parent(j *Job) (maestro.Node, map[string]any, error) {
 	if n.Data, err = json.Marshal(full); err != nil {
 		return maestro.Node{}, nil, err
 	}
-	if n, err = w.Maestro.Insert(n); err != nil {
+	if n, err = s.Maestro.Insert(n); err != nil {
 		return maestro.Node{}, nil, err
 	}
-	if w.offers.kbuilds == nil {
-		w.offers.kbuilds = map[string]maestro.Node{}
+	if s.kbuilds == nil {
+		s.kbuilds = map[string]maestro.Node{}
 	}
-	w.offers.kbuilds[key] = n
+	s.kbuilds[key] = n
 	return n, data, nil
 }
 
@@ -210,15 +220,15 @@ func buildData(arch string, revision any) map[string]any {
 	}
 }
 
-func (w *World) checkoutNode(describe string) (maestro.Node, error) {
-	if w.offers.checkout != nil {
-		return *w.offers.checkout, nil
+func (s *Scheduler) checkoutNode(describe string) (maestro.Node, error) {
+	if s.checkout != nil {
+		return *s.checkout, nil
 	}
 	if describe == "" {
 		describe = "v7.1-rc4-112-g5f3c2b1a9d8e"
 	}
-	n := w.Maestro.NewNode("checkout", "checkout")
-	n.ID = w.Maestro.NewID()
+	n := s.Maestro.NewNode("checkout", "checkout")
+	n.ID = s.Maestro.NewID()
 	pass, tree := "pass", sha256.Sum256([]byte(n.ID))
 	commit, treeID := hex.EncodeToString(tree[:20]), hex.EncodeToString(tree[:])
 	n.Path, n.State, n.Result, n.TreeID = []string{"checkout"}, "available", &pass, &treeID
@@ -231,10 +241,10 @@ func (w *World) checkoutNode(describe string) (maestro.Node, error) {
 	if err != nil {
 		return maestro.Node{}, err
 	}
-	if n, err = w.Maestro.Insert(n); err != nil {
+	if n, err = s.Maestro.Insert(n); err != nil {
 		return maestro.Node{}, err
 	}
-	w.offers.checkout = &n
+	s.checkout = &n
 	return n, nil
 }
 
@@ -247,7 +257,7 @@ func (j *Job) artifacts() map[string]*string {
 }
 
 // place serves the job's local files below dir, and puts their URLs in the job.
-func (w *World) place(j *Job, dir string) error {
+func (s *Scheduler) place(j *Job, dir string) error {
 	for name, field := range j.artifacts() {
 		if *field == "" || strings.HasPrefix(*field, "http://") || strings.HasPrefix(*field, "https://") {
 			continue
@@ -260,10 +270,10 @@ func (w *World) place(j *Job, dir string) error {
 			}
 		}
 		p := path.Join("/", dir, file)
-		if err := w.Storage.AddFile(p, *field); err != nil {
+		if err := s.Storage.AddFile(p, *field); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
-		*field = w.StorageURL() + p
+		*field = s.StorageURL + p
 	}
 	return nil
 }
@@ -303,7 +313,7 @@ type definition struct {
 
 // render makes the job's definition, with the blank lines at the start that the
 // real files have.
-func (w *World) render(j Job, nodeID string) ([]byte, error) {
+func (s *Scheduler) render(j Job, nodeID string) ([]byte, error) {
 	d := definition{Artifacts: map[string]string{}, Tests: j.Tests, Parameters: j.Parameters}
 	for name, field := range j.artifacts() {
 		if *field != "" {
@@ -324,7 +334,7 @@ func (w *World) render(j Job, nodeID string) ([]byte, error) {
 	}
 	d.Environment.Platform, d.Environment.Arch = j.Platform, j.Arch
 	d.Environment.Console.Method, d.Environment.Console.Baud = "serial", 115200
-	d.Callback.URL = "http://" + w.hosts[0] + "/callback/node/" + nodeID
+	d.Callback.URL = s.CallbackURL + "/node/" + nodeID
 	d.Callback.TokenName = "kernelci-pipeline-callback"
 	d.Integrity.SHA256 = map[string]string{"_comment": "Checksums would be populated from metadata.json if available"}
 	var b bytes.Buffer
@@ -336,15 +346,15 @@ func (w *World) render(j Job, nodeID string) ([]byte, error) {
 	return bytes.TrimRight(b.Bytes(), "\n"), err
 }
 
-func (w *World) uploadDefinition(j Job, nodeID string) (string, error) {
+func (s *Scheduler) uploadDefinition(j Job, nodeID string) (string, error) {
 	body := j.Definition
 	if body == nil {
 		var err error
-		if body, err = w.render(j, nodeID); err != nil {
+		if body, err = s.render(j, nodeID); err != nil {
 			return "", err
 		}
 	}
 	sum := sha256.Sum256([]byte(nodeID))
 	p := fmt.Sprintf("/pull_labs_jobs/%s/%s%s", time.Now().UTC().Format("20060102"), hex.EncodeToString(sum[:16]), j.DefinitionExt)
-	return w.StorageURL() + p, w.Storage.AddBytes(p, body)
+	return s.StorageURL + p, s.Storage.AddBytes(p, body)
 }
