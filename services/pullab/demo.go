@@ -26,7 +26,7 @@ import (
 func (u *Up) demo(ctx context.Context, env *app.Env, dir string) error {
 	show := progress.New(env.Stderr, env.Terminal)
 	kernel, err := debkernel.Find(ctx, debkernel.Options{
-		Arch: "x86_64", Kernel: u.Kernel, Dir: filepath.Join(dir, "demo-kernel"),
+		Source: u.Kernel, Dir: filepath.Join(dir, "demo-kernel"),
 		Progress: func(s string) { show.Note("%s", s) },
 	})
 	if err != nil {
@@ -43,7 +43,7 @@ func (u *Up) demo(ctx context.Context, env *app.Env, dir string) error {
 		return err
 	}
 	defer stop()
-	node, err := world.OfferJob(ctx, standin.Job{Kernel: kernel.Image, Modules: kernel.Modules, Describe: kernel.Release})
+	node, err := world.OfferJob(ctx, standin.Job{Arch: kernel.Arch, Kernel: kernel.Image, Modules: kernel.Modules, Describe: kernel.Release})
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func linesOf(rows []kcidb.Row) []line {
 	var ls []line
 	for _, r := range rows {
 		l := line{path: r.Text("path"), status: r.Text("status"), log: r.Text("log_url")}
-		if s, ok := r.Number("duration"); ok {
+		if s, ok := r.Doc["duration"].(float64); ok {
 			l.took = time.Duration(s * float64(time.Second))
 		}
 		if strings.TrimSpace(l.path) == "" {
