@@ -63,10 +63,11 @@ func Start(ctx context.Context, o Options) (*Server, error) {
 		unlock()
 		return nil, fmt.Errorf("embedded NATS server: %w", err)
 	}
-	ns.SetLoggerV2(logger{zerolog.Ctx(ctx)}, false, false, false)
+	log := newLogger(zerolog.Ctx(ctx))
+	ns.SetLoggerV2(log, false, false, false)
 	s := &Server{ns: ns, unlock: unlock}
 	ns.Start()
-	if err := s.ready(ctx, o); err != nil {
+	if err := s.ready(ctx, o, log.fatal); err != nil {
 		s.Stop()
 		return nil, err
 	}
@@ -101,30 +102,23 @@ func options(o Options) (*server.Options, error) {
 	return opts, nil
 }
 
-// ready waits until the server serves, ctx ends, or it has failed: a server
-// that cannot bind its port logs that and shuts itself down.
-func (s *Server) ready(ctx context.Context, o Options) error {
+// ready waits until the server serves, has failed, or ctx ends.
+func (s *Server) ready(ctx context.Context, o Options, fatal <-chan error) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for !s.ns.ReadyForConnections(100 * time.Millisecond) {
-		if !s.ns.Running() {
-			return fmt.Errorf("embedded NATS server ended at start; is %s in use or %s not writable? (its own words are in the log)", address(o), o.Dir)
-		}
-		if err := context.Cause(ctx); err != nil {
-			return fmt.Errorf("embedded NATS server in %s is not ready: %w", o.Dir, err)
+		select {
+		case err := <-fatal:
+			return fmt.Errorf("embedded NATS server in %s cannot serve; if the address %q is in use, choose another: %w", o.Dir, o.Listen, err)
+		case <-ctx.Done():
+			return fmt.Errorf("embedded NATS server in %s is not ready: %w", o.Dir, context.Cause(ctx))
+		default:
 		}
 	}
 	if !s.ns.JetStreamEnabled() {
 		return fmt.Errorf("embedded NATS server has no JetStream: is %s writable and the disk not full?", o.Dir)
 	}
 	return nil
-}
-
-func address(o Options) string {
-	if o.Listen == "" {
-		return "its port"
-	}
-	return o.Listen
 }
 
 // Connect gives an in-process connection.

@@ -10,11 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nkeys"
 	"github.com/rs/zerolog"
 
 	"github.com/pullab/pullab/pkg/backoff"
@@ -61,6 +63,9 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkCreds(o.CredsFile); err != nil {
+		return nil, err
+	}
 	log := zerolog.Ctx(ctx)
 	opts := options(ctx, o, where)
 	for n := 1; ; n++ {
@@ -83,6 +88,25 @@ func Connect(ctx context.Context, o Options) (*Bus, error) {
 			return nil, fmt.Errorf("no NATS server at %s (%w); start one there, or set nats.url (NATS_URL): %w", where, err, stop)
 		}
 	}
+}
+
+// checkCreds says now what nats.go would say at each attempt. The file's content
+// is in no error.
+func checkCreds(file string) error {
+	if file == "" {
+		return nil
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("nats.creds_file (NATS_CREDS): %w", err)
+	}
+	if _, err := nkeys.ParseDecoratedJWT(b); err != nil {
+		return fmt.Errorf("nats.creds_file (NATS_CREDS): %s has no user JWT in it; `nsc generate creds` makes such a file", file)
+	}
+	if _, err := nkeys.ParseDecoratedNKey(b); err != nil {
+		return fmt.Errorf("nats.creds_file (NATS_CREDS): %s has no user seed in it; `nsc generate creds` makes such a file", file)
+	}
+	return nil
 }
 
 // permanent errors of a first connection do not go away by waiting.
