@@ -136,7 +136,7 @@ func (w *World) apiHandler() http.Handler {
 		switch {
 		case r.URL.Path == "/healthz":
 			rw.Header().Set("Content-Type", "text/plain; charset=utf-8")
-			io.WriteString(rw, "OK")
+			fmt.Fprint(rw, "OK")
 		case strings.HasPrefix(r.URL.Path, "/callback/"):
 			callback.ServeHTTP(rw, r)
 		default:
@@ -246,7 +246,7 @@ func Start(ctx context.Context, o Options) (*World, error) {
 
 func closeAll(lns []net.Listener) {
 	for _, ln := range lns {
-		ln.Close()
+		_ = ln.Close()
 	}
 }
 
@@ -260,7 +260,7 @@ func (w *World) serve(ctx context.Context, lns [3]net.Listener) {
 			BaseContext: func(net.Listener) context.Context { return ctx },
 		}
 		wg.Go(func() { srv.Serve(lns[i]) }) //nolint:errcheck // always ErrServerClosed after Close
-		wg.Go(func() { <-ctx.Done(); srv.Close() })
+		wg.Go(func() { <-ctx.Done(); _ = srv.Close() })
 	}
 	w.close = func() error { cancel(); wg.Wait(); return nil }
 }

@@ -27,7 +27,7 @@ func metaPackages(arch string) []string {
 }
 
 // fromPackage downloads and packs the distribution's kernel.
-func fromPackage(ctx context.Context, o Options) (Kernel, error) {
+func fromPackage(ctx context.Context, o Options) (_ Kernel, err error) {
 	pkgs, err := resolve(ctx, o)
 	if err != nil {
 		return Kernel{}, err
@@ -39,7 +39,7 @@ func fromPackage(ctx context.Context, o Options) (Kernel, error) {
 	if err != nil {
 		return Kernel{}, err
 	}
-	defer os.RemoveAll(tmp)
+	defer func() { err = errors.Join(err, os.RemoveAll(tmp)) }()
 	release := strings.TrimPrefix(strings.TrimPrefix(pkgs[0], "linux-image-"), "unsigned-")
 	image := filepath.Join(o.Dir, "vmlinuz")
 	found := false

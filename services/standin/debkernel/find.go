@@ -199,8 +199,7 @@ func writeFile(name string, r io.Reader) error {
 		err = cerr
 	}
 	if err != nil {
-		os.Remove(name + ".part")
-		return err
+		return errors.Join(err, os.Remove(name+".part"))
 	}
 	return os.Rename(name+".part", name)
 }

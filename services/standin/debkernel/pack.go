@@ -40,7 +40,7 @@ func packFile(name, release string, fill func(*packer) error) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(name + ".part")
+	// What a failure leaves is overwritten by the next try.
 	defer f.Close()
 	gz, err := gzip.NewWriterLevel(f, gzip.BestSpeed)
 	if err != nil {

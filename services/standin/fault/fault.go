@@ -5,7 +5,6 @@ package fault
 
 import (
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -218,7 +217,7 @@ func (r Rule) answer(w http.ResponseWriter) {
 	if body == "" && status >= 300 {
 		body = "injected fault: " + http.StatusText(status) + "\n"
 	}
-	io.WriteString(w, body)
+	fmt.Fprint(w, body)
 }
 
 // void swallows an answer.
@@ -239,7 +238,9 @@ func (c *cutter) Write(b []byte) (int, error) {
 		c.left -= len(b)
 		return c.ResponseWriter.Write(b)
 	}
-	c.ResponseWriter.Write(b[:c.left])
+	if _, err := c.ResponseWriter.Write(b[:c.left]); err != nil {
+		return 0, err
+	}
 	if f, ok := c.ResponseWriter.(http.Flusher); ok {
 		f.Flush() // else nothing at all leaves this machine
 	}

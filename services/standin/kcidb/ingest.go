@@ -141,7 +141,7 @@ func databaseRefuses(doc map[string]any) error {
 		misc, _ := env["misc"].(map[string]any)
 		for _, v := range []any{m["origin"], misc["platform"]} {
 			if text, _ := v.(string); utf8.RuneCountInString(text) > maxColumn {
-				return fmt.Errorf("value too long for type character varying(%d): %.40s...", maxColumn, text)
+				return fmt.Errorf("value too long for type character varying(%d): %.40s", maxColumn, text)
 			}
 		}
 	}

@@ -99,8 +99,10 @@ var anyID = regexp.MustCompile(`[A-Za-z0-9]{32}`)
 func TestDocumentedReplies(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	c := newClient(t, kcidb.Options{Secret: secret, Dir: dir, Delay: time.Hour})
 	put := func(path string) {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
 		if err := os.WriteFile(filepath.Join(dir, path), []byte("{}"), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -109,7 +111,7 @@ func TestDocumentedReplies(t *testing.T) {
 	put("submission-S.json")
 	put("archive/submission-A.json")
 	put("failed/submission-F.json")
-	c = newClient(t, kcidb.Options{Secret: secret, Dir: dir, Delay: time.Hour})
+	c := newClient(t, kcidb.Options{Secret: secret, Dir: dir, Delay: time.Hour})
 	broken := newClient(t, kcidb.Options{Secret: secret, Dir: filepath.Join(t.TempDir(), "d")})
 	breakSpool(t, broken)
 	size4821 := `{"data":"` + strings.Repeat("x", 4821-len(`{"data":""}`)) + `"}`

@@ -109,7 +109,7 @@ func (h headOnly) WriteHeader(code int) {
 func text(w http.ResponseWriter, status int, body string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
-	io.WriteString(w, body)
+	fmt.Fprint(w, body)
 }
 
 // answer is the JSON that the original sends as text/plain.
@@ -290,7 +290,7 @@ func (s *Server) metrics(w http.ResponseWriter, _ *http.Request) {
 
 func home(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	io.WriteString(w, "<html><body><h1>KCIDB submissions (pullab's stand-in)</h1><p><a href=\"/rows\">/rows</a></p></body></html>\n")
+	fmt.Fprint(w, "<html><body><h1>KCIDB submissions (pullab's stand-in)</h1><p><a href=\"/rows\">/rows</a></p></body></html>\n")
 }
 
 // getRows is not in the original: it shows what the database holds.
@@ -309,7 +309,7 @@ func (s *Server) getRows(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Write(append(b, '\n'))
+	fmt.Fprintf(w, "%s\n", b)
 }
 
 // Dir is the spool directory, "" when it is in memory.

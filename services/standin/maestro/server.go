@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"regexp"
@@ -146,7 +147,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if m[1] != "latest" && m[1] != "v0" {
 			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 			w.WriteHeader(http.StatusBadRequest)
-			io.WriteString(w, "Unsupported API version: "+m[1])
+			fmt.Fprint(w, "Unsupported API version: "+m[1])
 			return
 		}
 		u := *r.URL
@@ -213,7 +214,7 @@ func (z *zipWriter) finish() {
 	status := max(z.status, http.StatusOK)
 	if len(z.body) < compressFrom {
 		z.ResponseWriter.WriteHeader(status)
-		z.ResponseWriter.Write(z.body)
+		_, _ = z.ResponseWriter.Write(z.body)
 		return
 	}
 	h.Set("Content-Encoding", "gzip")
@@ -223,8 +224,9 @@ func (z *zipWriter) finish() {
 	if err != nil {
 		return
 	}
-	gz.Write(z.body)
-	gz.Close()
+	// A client that is gone is not our trouble, here and in replyRaw.
+	_, _ = gz.Write(z.body)
+	_ = gz.Close()
 }
 
 // authed is a handler that knows its caller.
@@ -280,7 +282,7 @@ func reply(w http.ResponseWriter, status int, v any) {
 func replyRaw(w http.ResponseWriter, status int, b []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	w.Write(b)
+	_, _ = w.Write(b)
 }
 
 func detail(w http.ResponseWriter, status int, v any) { reply(w, status, map[string]any{"detail": v}) }
@@ -299,7 +301,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
 	case errors.As(err, &tooLarge):
 		w.Header().Set("Content-Type", "text/html")
 		w.WriteHeader(http.StatusRequestEntityTooLarge)
-		io.WriteString(w, "<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n</html>\r\n")
+		fmt.Fprint(w, "<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n</html>\r\n")
 		return nil, false
 	case err != nil:
 		detail(w, http.StatusBadRequest, "There was an error parsing the body")

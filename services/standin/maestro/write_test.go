@@ -117,8 +117,7 @@ func TestRefusedDocuments(t *testing.T) {
 		"bridge flag a number":        {set("processed_by_kcidb_bridge", 7), 422, "bool_type"},
 	} {
 		code, b := c.do("PUT", "/node/"+nodeID, "lab", fixture(t, s.change))
-		var reply struct{ Detail json.RawMessage }
-		reply = parse[struct{ Detail json.RawMessage }](t, b)
+		reply := parse[struct{ Detail json.RawMessage }](t, b)
 		text := string(reply.Detail)
 		if code == 400 {
 			text = parse[string](t, reply.Detail)

@@ -133,10 +133,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		owner, ok := s.owner(r)
 		if !ok {
 			w.WriteHeader(http.StatusUnauthorized)
-			io.WriteString(w, "Unauthorized")
+			fmt.Fprint(w, "Unauthorized")
 			return
 		}
-		io.WriteString(w, "Authorized: "+owner)
+		fmt.Fprint(w, "Authorized: "+owner)
 	case r.Method == http.MethodGet || r.Method == http.MethodHead:
 		s.download(w, r)
 	default:
@@ -159,7 +159,7 @@ func (s *Server) download(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(http.StatusNotFound)
-		io.WriteString(w, "Not Found: "+strings.TrimPrefix(p, "/"))
+		fmt.Fprint(w, "Not Found: "+strings.TrimPrefix(p, "/"))
 		return
 	}
 	w.Header().Set("Content-Type", contentType(p))
