@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -12,14 +13,17 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/cavaliergopher/cpio"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/pullab/pullab/pkg/backoff"
 	"github.com/pullab/pullab/pkg/executor"
 	"github.com/pullab/pullab/pkg/executor/executortest"
 	pullabv1 "github.com/pullab/pullab/proto/gen/pullab/v1"
@@ -216,7 +220,7 @@ func TestLabFails(t *testing.T) {
 			change: func(_ *testing.T, _ *Settings, p *pullabv1.RunPlanned) {
 				p.Machine.Options = map[string]string{"colour": "red"}
 			}},
-		{name: "QEMU refuses", reason: "launch", says: "nomachine",
+		{name: "QEMU refuses", reason: "launch", says: "unsupported machine type",
 			change: func(_ *testing.T, _ *Settings, p *pullabv1.RunPlanned) {
 				p.Machine.Options = map[string]string{"machine": "nomachine"}
 			}},
@@ -367,17 +371,120 @@ func TestKilledFromOutside(t *testing.T) {
 			t.Parallel()
 			e, run := open(t, settings(t)), runOf(t, bootPlan(k, "x86_64", "silent"))
 			h := start(t, e, run)
-			p, _ := proc.Find(e.dir(h.ID))
-			out, err := exec.CommandContext(t.Context(), "pgrep", "-s", strconv.Itoa(p.PID()), "qemu-system").Output()
-			if err != nil {
-				t.Skipf("NOT RUN: pgrep (package procps) did not find the machine: %v", err)
-			}
-			if err := exec.CommandContext(t.Context(), "kill", signal, strings.TrimSpace(string(out))).Run(); err != nil {
+			pid := qemuOf(t, e, h)
+			if err := exec.CommandContext(t.Context(), "kill", signal, pid).Run(); err != nil {
 				t.Fatal(err)
 			}
 			o, err := e.Await(t.Context(), run, h, quiet)
 			if lab, ok := errors.AsType[*executor.LabError](err); !ok || lab.Reason != "lost" {
 				t.Errorf("got %+v, %v", o, err)
+			}
+		})
+	}
+}
+
+// qemuOf waits for a machine's QEMU and gives its process id.
+func qemuOf(t *testing.T, e *Executor, h executor.Handle) string {
+	t.Helper()
+	if _, err := exec.LookPath("pgrep"); err != nil {
+		t.Skip("NOT RUN: pgrep is not installed (package procps)")
+	}
+	p, ok := proc.Find(e.dir(h.ID))
+	if !ok {
+		t.Fatal("no process")
+	}
+	for range 1000 {
+		out, err := exec.CommandContext(t.Context(), "pgrep", "-s", strconv.Itoa(p.PID()), "qemu-system").Output()
+		if err == nil {
+			return strings.TrimSpace(string(out))
+		}
+		if err := backoff.Sleep(t.Context(), 10*time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Fatal("QEMU never ran")
+	return ""
+}
+
+// order is what TestRunnerCrash gives to its other process.
+type order struct {
+	Settings Settings
+	Plan     []byte
+	Deadline time.Time
+	Dir      string
+}
+
+// crashAfterStart is the other process: a runner that dies right after Start,
+// before anybody could write its handle down.
+func crashAfterStart(text string) error {
+	var o order
+	if err := json.Unmarshal([]byte(text), &o); err != nil {
+		return err
+	}
+	plan := &pullabv1.RunPlanned{}
+	if err := protojson.Unmarshal(o.Plan, plan); err != nil {
+		return err
+	}
+	e, err := New(o.Settings)
+	if err != nil {
+		return err
+	}
+	run := executor.Run{Plan: plan, Attempt: 1, Deadline: o.Deadline, Dir: o.Dir}
+	if _, err := e.Start(context.Background(), run, quiet); err != nil {
+		return err
+	}
+	return syscall.Kill(os.Getpid(), syscall.SIGKILL)
+}
+
+// A runner is killed after it launched. Another one finds the machine, the same
+// one, and its outcome; and with nobody left, the deadline ends it.
+func TestRunnerCrash(t *testing.T) {
+	t.Parallel()
+	k := needKernel(t, "x86_64")
+	for name, scenario := range map[string]string{"adopted": "boot", "alone": "hang"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, run := settings(t), runOf(t, bootPlan(k, "x86_64", scenario))
+			if scenario == "hang" {
+				run.Deadline = time.Now().Add(5 * time.Second)
+			}
+			plan, err := protojson.Marshal(run.Plan)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := json.Marshal(order{Settings: s, Plan: plan, Deadline: run.Deadline, Dir: run.Dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.CommandContext(t.Context(), os.Args[0])
+			cmd.Env = append(os.Environ(), crashOrder+"="+string(text))
+			out, err := cmd.CombinedOutput()
+			if status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
+				t.Fatalf("the first runner ended with %v: %s", err, out)
+			}
+			e := open(t, s)
+			before, err := e.List(t.Context())
+			if err != nil || len(before) != 1 || !before[0].Ours || !before[0].Deadline.Equal(run.Deadline) {
+				t.Fatalf("machines %+v, %v", before, err)
+			}
+			if scenario == "hang" {
+				for len(before) > 0 && time.Since(run.Deadline) < 20*time.Second {
+					if before, err = e.List(t.Context()); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if late := time.Since(run.Deadline); late > 10*time.Second {
+					t.Errorf("the machine outlived its deadline by %s", late)
+				}
+				return
+			}
+			h := start(t, e, run)
+			if h.ID != before[0].Handle.ID {
+				t.Errorf("adopted %s, launched %s", h.ID, before[0].Handle.ID)
+			}
+			o, err := e.Await(t.Context(), run, h, quiet)
+			if err != nil || rows(o)["boot"].GetStatus() != pass {
+				t.Errorf("%+v, %v", o, err)
 			}
 		})
 	}

@@ -199,7 +199,15 @@ func needGuests(t testing.TB) string {
 	return dir
 }
 
+// crashOrder is the variable by which this test binary is told to be another
+// process.
+const crashOrder = "PULLAB_TEST_CRASH"
+
 func TestMain(m *testing.M) {
+	if text := os.Getenv(crashOrder); text != "" {
+		fmt.Fprintln(os.Stderr, crashAfterStart(text))
+		os.Exit(1)
+	}
 	dir, err := os.MkdirTemp("", "pullab-testguest-")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -14,7 +14,7 @@ type Settings struct {
 	ProbeTimeout time.Duration `key:"probe_timeout" default:"4s" help:"how long the KVM probe may take before KVM counts as broken"`
 	BinaryX86    string        `key:"binary_x86_64" env:"PULLAB_QEMU_X86_64" default:"qemu-system-x86_64" help:"QEMU for x86_64, a path or a name in PATH"`
 	BinaryArm64  string        `key:"binary_arm64" env:"PULLAB_QEMU_ARM64" default:"qemu-system-aarch64" help:"QEMU for arm64, a path or a name in PATH"`
-	DataDir      string        `key:"data_dir" env:"PULLAB_QEMU_DATA_DIR" default:"/var/lib/pullab/qemu" help:"directory for machines and downloads; runners of one host may share it"`
+	DataDir      string        `key:"data_dir" env:"PULLAB_QEMU_DATA_DIR" default:"pullab-data/qemu" help:"directory for machines and downloads; runners of one host may share it"`
 	GuestDir     string        `key:"guest_dir" env:"PULLAB_QEMU_GUEST_DIR" default:"/usr/lib/pullab" help:"directory that holds pullab-guest-amd64 and pullab-guest-arm64"`
 	MemoryMiB    int           `key:"memory_mib" default:"1024" help:"memory of a machine whose catalog entry names none, in MiB; more is taken when the ramdisk and modules need it"`
 	CPUs         int           `key:"cpus" default:"2" help:"virtual CPUs of a machine whose catalog entry names none"`
