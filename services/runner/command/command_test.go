@@ -132,7 +132,10 @@ func TestStubborn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wait(t, func() bool { b, _ := os.ReadFile(filepath.Join(r.Dir, "program.log")); return strings.Contains(string(b), "deaf") })
+	wait(t, func() bool {
+		b, _ := os.ReadFile(filepath.Join(r.Dir, "program.log"))
+		return strings.Contains(string(b), "deaf")
+	})
 	if err := open(t, dir).Stop(t.Context(), h); err != nil {
 		t.Errorf("Stop of another lab's machine: %v", err)
 	}
