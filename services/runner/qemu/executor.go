@@ -73,6 +73,7 @@ func New(s Settings, opts ...Option) (*Executor, error) {
 	if e.derived, err = derived.New(filepath.Join(dir, "derived"), int64(s.CacheGiB)<<30); err != nil {
 		return nil, err
 	}
+	e.accel.memo = filepath.Join(dir, "kvm-hung.json")
 	e.sweep()
 	return e, nil
 }

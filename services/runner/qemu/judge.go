@@ -119,12 +119,12 @@ func (v evidence) neverUp(plan *pullabv1.RunPlanned) executor.Outcome {
 		fate, why = executor.KernelFailed, v.console.Line
 	}
 	o := v.outcome(fate, why)
-	o.Rows = append(o.Rows, v.failure(bootID(plan), "boot", why))
-	return v.missing(plan, o, bootID(plan))
+	o.Rows = append(o.Rows, v.failure(bootTest(plan), "boot", why))
+	return v.missing(plan, o, bootTest(plan))
 }
 
-// bootID is the planned boot test, if there is one.
-func bootID(plan *pullabv1.RunPlanned) string {
+// bootTest is the planned boot test, if there is one.
+func bootTest(plan *pullabv1.RunPlanned) string {
 	for _, t := range plan.GetTests() {
 		if t.GetPath() == "boot" {
 			return t.GetId()

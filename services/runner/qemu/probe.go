@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -26,11 +27,25 @@ var probeX86 = []byte{0xb0, 0x31, 0xe6, 0xf4, 0xfa, 0xf4, 0xeb, 0xfd}
 //	movz w0, #8; movk w0, #0x8400, lsl #16; hvc #0; b .
 var probeArm64 = []byte{0x00, 0x01, 0x80, 0x52, 0x00, 0x80, 0xb0, 0x72, 0x02, 0x00, 0x00, 0xd4, 0x00, 0x00, 0x00, 0x14}
 
-// accelerators remembers what works for as long as the executor lives.
+// accelerators remembers what works for as long as the executor lives, and a
+// KVM that hung for as long as the host runs, at most a day: the probe's time
+// limit is long beside a boot.
 type accelerators struct {
+	// memo is the file for it, empty for none.
+	memo  string
 	mu    sync.Mutex
 	known map[string]string
 }
+
+// hung is what the memo says.
+type hung struct {
+	// BootID is the host's, new at each boot (random(4)).
+	BootID string    `json:"boot_id"`
+	At     time.Time `json:"at"`
+}
+
+// memoAge is how long a memo counts.
+const memoAge = 24 * time.Hour
 
 // choose gives kvm or tcg for a guest of arch.
 func (a *accelerators) choose(ctx context.Context, s Settings, arch string) (string, error) {
@@ -42,14 +57,18 @@ func (a *accelerators) choose(ctx context.Context, s Settings, arch string) (str
 	if got := a.known[arch]; got != "" {
 		return got, nil
 	}
-	err := probe(ctx, s.binary(arch), arch, "kvm", s.ProbeTimeout)
-	if ctx.Err() != nil {
-		return "", context.Cause(ctx)
-	}
-	got := "kvm"
-	if err != nil {
-		got = "tcg"
-		zerolog.Ctx(ctx).Info().Err(err).Str("arch", arch).Msg("KVM does not work here; kernels are emulated (tcg), which is slower")
+	got := "tcg"
+	if !a.hungBefore() {
+		err := probe(ctx, s.binary(arch), arch, "kvm", s.ProbeTimeout)
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		if err == nil {
+			got = "kvm"
+		} else {
+			a.note(ctx, err)
+			zerolog.Ctx(ctx).Info().Err(err).Str("arch", arch).Msg("KVM does not work here; kernels are emulated (tcg), which is slower")
+		}
 	}
 	if a.known == nil {
 		a.known = map[string]string{}
@@ -58,8 +77,39 @@ func (a *accelerators) choose(ctx context.Context, s Settings, arch string) (str
 	return got, nil
 }
 
+// hungBefore says whether the memo spares us the wait.
+func (a *accelerators) hungBefore() bool {
+	b, err := os.ReadFile(a.memo)
+	if err != nil {
+		return false
+	}
+	var h hung
+	return json.Unmarshal(b, &h) == nil && h.BootID != "" && h.BootID == bootID() && time.Since(h.At).Abs() < memoAge
+}
+
+// note keeps that KVM hung. Failures that show at once are not worth a memo.
+func (a *accelerators) note(ctx context.Context, err error) {
+	if a.memo == "" || !errors.Is(err, errHung) {
+		return
+	}
+	if err := writeJSON(a.memo, hung{BootID: bootID(), At: time.Now()}); err != nil {
+		zerolog.Ctx(ctx).Warn().Err(err).Msg("the KVM probe's result was not kept; it will be repeated")
+	}
+}
+
+func bootID() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
 // errProbe is a probe that ran and did not end as it must.
 var errProbe = errors.New("the probe did not boot")
+
+// errHung is a probe that did not end at all.
+var errHung = errors.New("it hung")
 
 // probe boots a program of a few bytes. /dev/kvm may exist and a guest under
 // it hang for ever, so only a boot in time counts.
@@ -89,7 +139,7 @@ func probe(ctx context.Context, binary, arch, accelerator string, limit time.Dur
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()
 	if timed.Err() != nil {
-		return fmt.Errorf("%w within %s", errProbe, limit)
+		return fmt.Errorf("%w within %s: %w", errProbe, limit, errHung)
 	}
 	if code := cmd.ProcessState.ExitCode(); code != want {
 		return fmt.Errorf("%w: %w, %s", errProbe, errors.Join(err, fmt.Errorf("exit status %d, not %d", code, want)), strings.TrimSpace(string(out)))

@@ -11,7 +11,7 @@ import (
 // Settings is the configuration section qemu.
 type Settings struct {
 	Accelerator  string        `key:"accelerator" env:"PULLAB_QEMU_ACCELERATOR" default:"auto" help:"auto, kvm or tcg; auto uses KVM only if a tiny program boots under it within probe_timeout"`
-	ProbeTimeout time.Duration `key:"probe_timeout" default:"4s" help:"how long the KVM probe may take before KVM counts as broken"`
+	ProbeTimeout time.Duration `key:"probe_timeout" default:"3s" help:"how long the KVM probe may take before KVM counts as broken"`
 	BinaryX86    string        `key:"binary_x86_64" env:"PULLAB_QEMU_X86_64" default:"qemu-system-x86_64" help:"QEMU for x86_64, a path or a name in PATH"`
 	BinaryArm64  string        `key:"binary_arm64" env:"PULLAB_QEMU_ARM64" default:"qemu-system-aarch64" help:"QEMU for arm64, a path or a name in PATH"`
 	DataDir      string        `key:"data_dir" env:"PULLAB_QEMU_DATA_DIR" default:"pullab-data/qemu" help:"directory for machines and downloads; runners of one host may share it"`

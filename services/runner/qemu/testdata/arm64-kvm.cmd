@@ -1,0 +1,19 @@
+qemu-system-aarch64 \
+  -nodefaults \
+  -no-user-config \
+  -no-reboot \
+  -display none \
+  -nic none \
+  -machine virt,gic-version=host \
+  -accel kvm \
+  -cpu host \
+  -smp 2 \
+  -m 1024 \
+  -chardev file,id=console,path=/logs/a,,b/console.log \
+  -serial chardev:console \
+  -chardev file,id=channel,path=/logs/a,,b/channel.log \
+  -device pci-serial,chardev=channel \
+  -device virtio-rng-pci \
+  -kernel /m/kernel \
+  -initrd /m/initrd \
+  -append 'console=ttyAMA0,115200 earlycon rdinit=/pullab-guest panic=-1'

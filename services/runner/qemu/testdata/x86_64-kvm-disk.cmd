@@ -1,0 +1,21 @@
+qemu-system-x86_64 \
+  -nodefaults \
+  -no-user-config \
+  -no-reboot \
+  -display none \
+  -nic none \
+  -machine q35 \
+  -accel kvm \
+  -cpu host \
+  -smp 2 \
+  -m 1024 \
+  -chardev file,id=console,path=/logs/a,,b/console.log \
+  -serial chardev:console \
+  -chardev file,id=channel,path=/logs/a,,b/channel.log \
+  -serial chardev:channel \
+  -device virtio-rng-pci \
+  -drive if=none,id=root,format=raw,snapshot=on,file=/m/root.img \
+  -device virtio-blk-pci,drive=root,serial=pullab-root \
+  -kernel /m/kernel \
+  -initrd /m/initrd \
+  -append 'console=ttyS0,115200 earlyprintk=serial,ttyS0,115200 rdinit=/pullab-guest panic=-1'
