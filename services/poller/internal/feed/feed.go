@@ -150,14 +150,17 @@ func (f *Feed) handle(ctx context.Context, r *reading, events []kernelci.Event, 
 	for _, e := range fresh {
 		r.settle(e, f.seen)
 	}
+	// Also over those that were handled before, while the cursor had to wait.
+	for _, e := range events {
+		if e.Timestamp.After(r.newest) {
+			r.newest = e.Timestamp
+		}
+	}
 	return nil
 }
 
 // settle notes that e is done with, or that its node failed.
 func (r *reading) settle(e kernelci.Event, seen map[string]time.Time) {
-	if e.Timestamp.After(r.newest) {
-		r.newest = e.Timestamp
-	}
 	if e.Node == nil || r.failed[e.Node.ID] == nil {
 		seen[key(e)] = e.Timestamp
 		return
