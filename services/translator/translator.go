@@ -88,6 +88,8 @@ func assemble(cfg Config, b *bus.Bus, records admission.Ledger, out outbox, opts
 	}
 	api, err := kernelci.New(kernelci.Options{
 		BaseURI: cfg.KernelCI.APIBaseURI, Token: cfg.KernelCI.APIToken.Reveal(), Transport: o.transport, UserAgent: userAgent,
+		// A claim is no news: its event would make every poller look again.
+		NoEvent: true,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("kernelci-api: %w", err)

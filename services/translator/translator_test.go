@@ -752,9 +752,15 @@ func TestStopIsPrompt(t *testing.T) {
 		}
 		s.offer(jobID, 1)
 		ctx, cancel := context.WithCancel(s.context())
-		done := make(chan error)
+		done := make(chan error, 1)
 		go func() { done <- s.service().Run(ctx) }()
-		<-fetching
+		select {
+		case <-fetching:
+		case err := <-done:
+			s.Fatalf("ended before it fetched anything: %v", err)
+		case <-time.After(time.Minute):
+			s.Fatal("nothing was fetched")
+		}
 		start := time.Now()
 		cancel()
 		if err := <-done; err != nil || time.Since(start) > time.Second {
