@@ -15,9 +15,8 @@ import (
 const maxResubmit = time.Hour
 
 // see follows a batch to its end: accepted, found guilty, or handed to two
-// halves. split is how many failures it has behind it as part of a larger one.
-func (l *Lane) see(ctx context.Context, b []*entry, id string, split int) {
-	f := fate{failures: split}
+// halves. f is what it has behind it as part of a larger one.
+func (l *Lane) see(ctx context.Context, b []*entry, id string, f fate) {
 	for {
 		st, err := l.follow.wait(ctx, id)
 		if err != nil {
@@ -35,7 +34,7 @@ func (l *Lane) see(ctx context.Context, b []*entry, id string, split int) {
 			f.fail(len(b) == 1)
 			log.Warn().Int("failures", f.failures).Msg("KCIDB failed a submission; it may be a neighbour's fault")
 			if len(b) > 1 && f.failures > 1 {
-				l.halve(ctx, b)
+				l.halve(ctx, b, fate{failures: 1, first: f.first})
 				return
 			}
 			if f.convicted(l.settings.ConvictAfter) {
@@ -50,7 +49,7 @@ func (l *Lane) see(ctx context.Context, b []*entry, id string, split int) {
 		if b = live(b); len(b) == 0 {
 			return
 		}
-		f.witnessed = !f.first.IsZero() && l.witnessed(f.first)
+		f.witnessed = f.witness(l)
 		if id, err = l.insist(ctx, b); err != nil {
 			l.refused(ctx, b, err)
 			return
@@ -62,7 +61,7 @@ func (l *Lane) see(ctx context.Context, b []*entry, id string, split int) {
 type fate struct {
 	// failures in all, and as a job alone.
 	failures, alone int
-	// first failure seen here.
+	// first failure, of this batch or of the larger one that it was part of.
 	first time.Time
 	// witnessed: the last attempt was made after KCIDB had processed something
 	// since the first failure.
@@ -84,20 +83,25 @@ func (f *fate) convicted(after time.Duration) bool {
 	return f.alone > 1 && (f.witnessed || time.Since(f.first) >= after)
 }
 
+// witness tells whether KCIDB has processed something since the first failure:
+// then it works, and what fails now fails by itself.
+func (f *fate) witness(l *Lane) bool { return !f.first.IsZero() && l.witnessed(f.first) }
+
 // halve sends both halves on their own.
-func (l *Lane) halve(ctx context.Context, b []*entry) {
+func (l *Lane) halve(ctx context.Context, b []*entry, f fate) {
 	for _, half := range [][]*entry{b[:len(b)/2], b[len(b)/2:]} {
 		l.batches.Go(func() {
-			half := live(half)
+			f, half := f, live(half)
 			if len(half) == 0 {
 				return
 			}
+			f.witnessed = f.witness(l)
 			id, err := l.insist(ctx, half)
 			if err != nil {
 				l.refused(ctx, half, err)
 				return
 			}
-			l.see(ctx, half, id, 1)
+			l.see(ctx, half, id, f)
 		})
 	}
 }
@@ -111,7 +115,7 @@ func (l *Lane) refused(ctx context.Context, b []*entry, err error) {
 		settle(b, &Guilty{Node: b[0].Node, Err: err})
 	default:
 		zerolog.Ctx(ctx).Warn().Err(err).Int("jobs", len(b)).Msg("KCIDB refuses a submission; halving it")
-		l.halve(ctx, b)
+		l.halve(ctx, b, fate{})
 	}
 }
 

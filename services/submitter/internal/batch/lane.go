@@ -152,7 +152,7 @@ func (l *Lane) Run(ctx context.Context) {
 		switch {
 		case err == nil:
 			fails = 0
-			l.batches.Go(func() { l.see(ctx, b, id, 0) })
+			l.batches.Go(func() { l.see(ctx, b, id, fate{}) })
 		case ctx.Err() != nil:
 			return
 		case refused(err):

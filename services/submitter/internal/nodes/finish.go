@@ -41,7 +41,7 @@ func Finish(n *kernelci.Node, fin *pullabv1.RunFinished, tests []*pullabv1.TestR
 	}
 	misc := object(data["misc"])
 	maps.Copy(misc, facts(fin))
-	if out := leftOut(n, fin, tests); len(out) > 0 {
+	if out := leftOut(fin, tests); len(out) > 0 {
 		misc["kcidb_left_out"] = strings.Join(out[:min(len(out), maxLeftOut)], " ")
 		misc["kcidb_left_out_count"] = strconv.Itoa(len(out))
 	}
@@ -91,12 +91,12 @@ func errorCode(v *pullabv1.Verdict) string {
 // leftOut names rows that KernelCI's bridge drops: whose dotted path has "setup"
 // in it and not "os-release" (kernelci-wire.md 2.6). They are in the tree and,
 // through us, in KCIDB.
-func leftOut(n *kernelci.Node, fin *pullabv1.RunFinished, tests []*pullabv1.TestRow) []string {
+func leftOut(fin *pullabv1.RunFinished, tests []*pullabv1.TestRow) []string {
 	suite := rows.Suite(fin, tests)
 	var out []string
 	for _, t := range tests {
 		p := rows.Path(t.GetPath())
-		dotted := strings.Join(append(slices.Clone(n.Path), names(suite, p)...), ".")
+		dotted := suite + "." + strings.Join(names(suite, p), ".")
 		if p != suite && strings.Contains(dotted, "setup") && !strings.Contains(dotted, "os-release") {
 			out = append(out, p)
 		}
