@@ -35,7 +35,13 @@ func newClient(t *testing.T, o kcidb.Options) *client {
 	return &client{t, s, &http.Client{Transport: inproc.Transport{"kcidb.test": s}}}
 }
 
-func (c *client) do(method, path, authorization, body string) (*http.Response, string) {
+// reply is a response whose body was read.
+type reply struct {
+	StatusCode int
+	Header     http.Header
+}
+
+func (c *client) do(method, path, authorization, body string) (reply, string) {
 	c.t.Helper()
 	req, err := http.NewRequestWithContext(c.t.Context(), method, "http://kcidb.test"+path, strings.NewReader(body))
 	if err != nil {
@@ -53,7 +59,7 @@ func (c *client) do(method, path, authorization, body string) (*http.Response, s
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return res, string(b)
+	return reply{res.StatusCode, res.Header}, string(b)
 }
 
 func bearer() string {

@@ -40,7 +40,7 @@ func (s *Server) putNodes(w http.ResponseWriter, r *http.Request, u User) {
 		refuseNode(w, err)
 		return
 	}
-	if err := s.updated(&stored[0].node, &old.node, true); err != nil {
+	if err := s.updated(stored[0], &old.node, true); err != nil {
 		fail(w)
 		return
 	}

@@ -52,7 +52,7 @@ func (s *Server) Update(id string, change func(n *Node)) (Node, error) {
 	if err != nil {
 		return Node{}, err
 	}
-	return e.node, s.updated(&e.node, &old.node, false)
+	return e.node, s.updated(e, &old.node, false)
 }
 
 // Node by its id.
@@ -76,7 +76,7 @@ func (s *Server) Children(id string) []Node {
 
 // Publish makes an event that is about no node, on any channel.
 func (s *Server) Publish(channel string, data any) error {
-	return s.store.publish(channel, &s.opts.Owner, data)
+	return s.store.publish(channel, &s.opts.Owner, data, nil)
 }
 
 // TickTimeouts is one round of the timeout service (kernelci-wire.md 2.4; the

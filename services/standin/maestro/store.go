@@ -234,19 +234,26 @@ type wireEvent struct {
 	ID        string     `json:"id"`
 }
 
-// publish stores an event stamped now.
-func (s *store) publish(channel string, owner *string, data any) error {
-	now := time.Now()
+// publish stores an event stamped now. doc is what queries see of data; nil has
+// it decoded.
+func (s *store) publish(channel string, owner *string, data any, doc query.Doc) error {
+	now := pytime.Truncate(time.Now())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seq++
-	raw, err := json.Marshal(wireEvent{node.Stamp(now), s.seq, channel, owner, data, s.ids.next(now)})
+	id := s.ids.next(now)
+	raw, err := json.Marshal(wireEvent{node.Stamp(now), s.seq, channel, owner, data, id})
 	if err != nil {
 		return err
 	}
-	e, err := readEvent(raw)
-	if err != nil {
-		return err
+	e := &event{at: now, seq: s.seq, id: id, raw: raw}
+	if doc == nil {
+		if e, err = readEvent(raw); err != nil {
+			return err
+		}
+	} else {
+		e.nodeID, _ = doc["id"].(string)
+		e.doc = query.Doc{"channel": channel, "owner": node.Text(owner), "data": doc, "id": id, "timestamp": pytime.Format(now)}
 	}
 	if s.dir != "" {
 		if err := appendLine(s.eventsFile(), raw); err != nil {

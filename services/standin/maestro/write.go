@@ -10,6 +10,7 @@ import (
 
 	"github.com/pullab/pullab/services/standin/internal/node"
 	"github.com/pullab/pullab/services/standin/internal/pytime"
+	"github.com/pullab/pullab/services/standin/internal/query"
 )
 
 // editable finds the node of the request's path that u may edit, in the order of
@@ -109,7 +110,7 @@ func (s *Server) replace(w http.ResponseWriter, old *entry, n Node, quiet bool) 
 	n.Updated = node.Stamp(pytime.Truncate(time.Now()))
 	e, err := s.store.put(n)
 	if err == nil && !quiet {
-		err = s.updated(&e.node, &old.node, false)
+		err = s.updated(e, &old.node, false)
 	}
 	if err != nil {
 		fail(w)
@@ -230,7 +231,8 @@ func (s *Server) create(n Node) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return e, s.store.publish("node", n.Owner, created("created", &e.node, false))
+	data := newEventData("created", &e.node, false)
+	return e, s.store.publish("node", n.Owner, data, data.doc(e))
 }
 
 // eventData is the data of a node event (kernelci-wire.md 1.4).
@@ -254,10 +256,25 @@ type updateData struct {
 	PreviousResult *string `json:"previous_result"`
 }
 
-func created(op string, n *Node, hierarchy bool) eventData {
+func newEventData(op string, n *Node, hierarchy bool) eventData {
 	return eventData{op, n.ID, n.Kind, n.Name, n.Path, n.Group, n.State, n.Result, n.Owner, n.Data, hierarchy}
 }
 
-func (s *Server) updated(n, old *Node, hierarchy bool) error {
-	return s.store.publish("node", n.Owner, updateData{created("updated", n, hierarchy), old.State, old.Result})
+// doc is what queries see of the event: the node's own document, so that it is
+// not decoded a second time.
+func (d eventData) doc(e *entry) query.Doc {
+	return query.Doc{
+		"op": d.Op, "id": e.doc["id"], "kind": e.doc["kind"], "name": e.doc["name"], "path": e.doc["path"], "group": e.doc["group"],
+		"state": e.doc["state"], "result": e.doc["result"], "owner": e.doc["owner"], "data": e.doc["data"], "is_hierarchy": d.Hierarchy,
+	}
+}
+
+func (s *Server) updated(e *entry, old *Node, hierarchy bool) error {
+	data := updateData{newEventData("updated", &e.node, hierarchy), old.State, old.Result}
+	doc := data.doc(e)
+	doc["previous_state"], doc["previous_result"] = old.State, nil
+	if old.Result != nil {
+		doc["previous_result"] = *old.Result
+	}
+	return s.store.publish("node", e.node.Owner, data, doc)
 }
