@@ -107,7 +107,7 @@ func (k *Keeper) first(ctx context.Context) (at time.Time, source string, err er
 		return time.Unix(0, 0).UTC(), "first start, no Date", nil
 	}
 	at = now.Add(-k.lookback).Truncate(time.Millisecond)
-	log.Info().Time("from", at).Stringer("clock_offset", time.Until(now).Round(time.Second)).
+	log.Info().Time("from", at).Stringer("clock_offset", time.Until(now).Round(2*time.Second)).
 		Msgf("First start: reading the events of the last %s by kernelci-api's clock (poller.lookback); older jobs that are still open are found by the sweep", k.lookback)
 	return at, "first start", nil
 }
