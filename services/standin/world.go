@@ -69,7 +69,7 @@ type World struct {
 	// hosts are the addresses in URLs, of API, storage and KCIDB.
 	hosts [3]string
 	sched *scheduler.Scheduler
-	close func() error
+	close func()
 }
 
 // New makes a World without sockets or goroutines.
@@ -88,7 +88,7 @@ func build(o Options, hosts [3]string, compress bool) (*World, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &World{opts: o, hosts: hosts, secrets: sec, close: func() error { return nil }}
+	w := &World{opts: o, hosts: hosts, secrets: sec, close: func() {}}
 	w.Maestro, err = maestro.New(maestro.Options{
 		Users: map[string]maestro.User{w.APIToken(): {Username: o.Runtime, Groups: []string{"runtime:" + o.Runtime + ":node-editor"}}},
 		Seed:  o.Seed, NoPatch: o.NoPatch, Order: o.Order, Compress: compress, Dir: below(o.Dir, "maestro"),
@@ -209,7 +209,7 @@ func (w *World) TickRetries(context.Context) ([]string, error) { return w.sched.
 
 // Close stops listening and waits for every request. A World of New has nothing
 // to stop.
-func (w *World) Close() error { return w.close() }
+func (w *World) Close() { w.close() }
 
 // Start makes a World that listens until Close or the end of ctx.
 func Start(ctx context.Context, o Options) (*World, error) {
@@ -262,5 +262,5 @@ func (w *World) serve(ctx context.Context, lns [3]net.Listener) {
 		wg.Go(func() { srv.Serve(lns[i]) }) //nolint:errcheck // always ErrServerClosed after Close
 		wg.Go(func() { <-ctx.Done(); _ = srv.Close() })
 	}
-	w.close = func() error { cancel(); wg.Wait(); return nil }
+	w.close = func() { cancel(); wg.Wait() }
 }

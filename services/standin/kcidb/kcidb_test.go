@@ -394,7 +394,7 @@ func TestFirstValueWins(t *testing.T) {
 	}
 	d := rows[0].Doc
 	env := d["environment"].(map[string]any)
-	if d["status"] != "PASS" || d["duration"] == nil || env["comment"] != "x" || env["misc"] == nil {
+	if d["status"] != "PASS" || d["duration"] != 3.0 || env["comment"] != "x" || env["misc"] == nil {
 		t.Errorf("%v", d)
 	}
 	// The lab was missing at first, so the origin took its place for good.

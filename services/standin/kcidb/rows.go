@@ -9,7 +9,7 @@ import (
 
 // Row of the database.
 type Row struct {
-	// Kind is checkouts, builds, tests, issues or incidents.
+	// Doc is the row, numbers as float64. Kind is checkouts, builds, tests, issues or incidents.
 	Kind string         `json:"kind"`
 	Doc  map[string]any `json:"row"`
 }

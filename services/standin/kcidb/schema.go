@@ -3,6 +3,7 @@ package kcidb
 import (
 	"bytes"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -54,7 +55,8 @@ func checkURI(v any) error {
 	return nil
 }
 
-// Validate checks a submission against the schema and gives it decoded.
+// Validate checks a submission against the schema and gives it decoded, numbers
+// as float64.
 func Validate(body []byte) (map[string]any, error) {
 	schema, err := compiled()
 	if err != nil {
@@ -71,5 +73,27 @@ func Validate(body []byte) (map[string]any, error) {
 	if !ok {
 		return nil, errors.New("not an object")
 	}
+	floats(doc)
 	return doc, nil
+}
+
+// floats turns the schema library's exact numbers into what encoding/json makes.
+func floats(v any) any {
+	switch v := v.(type) {
+	case json.Number:
+		f, err := v.Float64()
+		if err != nil {
+			return v.String()
+		}
+		return f
+	case []any:
+		for i := range v {
+			v[i] = floats(v[i])
+		}
+	case map[string]any:
+		for k := range v {
+			v[k] = floats(v[k])
+		}
+	}
+	return v
 }

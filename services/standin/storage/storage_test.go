@@ -19,7 +19,14 @@ type client struct {
 	http *http.Client
 }
 
-func (c client) do(method, path string, header map[string]string, body io.Reader) (*http.Response, string) {
+// reply is a response whose body was read.
+type reply struct {
+	StatusCode    int
+	Header        http.Header
+	ContentLength int64
+}
+
+func (c client) do(method, path string, header map[string]string, body io.Reader) (reply, string) {
 	c.t.Helper()
 	req, err := http.NewRequestWithContext(c.t.Context(), method, "http://storage.test"+path, body)
 	if err != nil {
@@ -37,7 +44,7 @@ func (c client) do(method, path string, header map[string]string, body io.Reader
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	return res, string(b)
+	return reply{res.StatusCode, res.Header, res.ContentLength}, string(b)
 }
 
 func form(t *testing.T, path, name, body string) (io.Reader, string) {
