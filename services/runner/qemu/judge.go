@@ -42,12 +42,12 @@ type evidence struct {
 // judge decides whose failure it was, if it was one. It looks at nothing but
 // the evidence.
 func (v evidence) judge(plan *pullabv1.RunPlanned) (executor.Outcome, error) {
+	if err := v.mismatch(); err != nil {
+		return executor.Outcome{}, err
+	}
 	if v.refuse != nil {
 		return executor.Outcome{}, labError("guest", false, fmt.Errorf("the guest program gave up: %s", v.refuse.Reason),
 			"Look at console.log and at the guest program's version.")
-	}
-	if err := v.mismatch(); err != nil {
-		return executor.Outcome{}, err
 	}
 	if v.done != nil {
 		return v.complete()

@@ -108,7 +108,7 @@ func TestJudgeLab(t *testing.T) {
 		permanent bool
 	}{
 		{"refused", given(func(v *evidence) { v.refuse = &channel.Refuse{Reason: "no plan"} }), "guest", false},
-		{"the guest says another kernel", given(func(v *evidence) { v.hello.Match = false }), "launch", true},
+		{"the guest says another kernel", given(func(v *evidence) { v.hello.Match, v.refuse = false, &channel.Refuse{Reason: "other"} }), "launch", true},
 		{"the guest is wrong about the match", given(func(v *evidence) { v.hello.Release = "5.4.0" }), "launch", true},
 		{"rows are missing", given(func(v *evidence) { v.done = &channel.Done{Rows: 1} }), "guest", false},
 		{"lines are missing", given(func(v *evidence) { v.done, v.gap = &channel.Done{}, &channel.GapError{Want: 2, Got: 4} }), "guest", false},

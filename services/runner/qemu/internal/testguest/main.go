@@ -136,7 +136,7 @@ func (g *guest) act(scenario string) error {
 		if _, err := g.port.WriteString("\x1e" + strings.Repeat("0", 64) + ` {"seq":3,"done":{"rows":1}}` + "\n"); err != nil {
 			return err
 		}
-		hang()
+		poweroff(syscall.LINUX_REBOOT_CMD_RESTART)
 	case "files":
 		if err := g.files(); err != nil {
 			return err
