@@ -35,6 +35,9 @@ type Globals struct {
 // Env is what a command gets from its surroundings.
 type Env struct {
 	Globals
+	// Defaults are what a command knows better than the configuration's own
+	// defaults, as section.key=value.
+	Defaults       []string
 	Stdout, Stderr io.Writer
 	LookupEnv      func(string) (string, bool)
 	// Terminal is true when stderr is one: progress may move the cursor.
@@ -161,7 +164,7 @@ func (e *Env) Source() config.Source {
 			file = DefaultConfig
 		}
 	}
-	return config.Source{File: file, Env: e.LookupEnv, Set: e.Set}
+	return config.Source{File: file, Env: e.LookupEnv, Set: e.Set, Defaults: e.Defaults}
 }
 
 // Bus connects to NATS under the name of a service, and applies the topology or

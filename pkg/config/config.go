@@ -57,6 +57,9 @@ type Source struct {
 	Env func(name string) (string, bool)
 	// Set are assignments section.key=value from the command line.
 	Set []string
+	// Defaults are assignments that stand in for the tags' defaults: what a
+	// command knows better.
+	Defaults []string
 }
 
 // Report tells where each value came from.
@@ -88,7 +91,7 @@ func Load(dst any, src Source) (Report, error) {
 	l.defaults()
 	l.file()
 	l.environment()
-	l.assignments()
+	l.assignments(l.src.Set, "--set")
 	if len(l.errs) == 0 {
 		l.validate(dst)
 	}
@@ -140,6 +143,7 @@ func (l *loader) defaults() {
 			}
 		}
 	}
+	l.assignments(l.src.Defaults, "default")
 }
 
 func (l *loader) file() {
@@ -238,8 +242,8 @@ func LookupSecret(env func(string) (string, bool), name string) (Secret, error) 
 	return Secret(v), err
 }
 
-func (l *loader) assignments() {
-	for _, a := range l.src.Set {
+func (l *loader) assignments(list []string, from string) {
+	for _, a := range list {
 		path, v, ok := strings.Cut(a, "=")
 		name, key, dotted := strings.Cut(path, ".")
 		if !ok || !dotted {
@@ -252,7 +256,7 @@ func (l *loader) assignments() {
 		}
 		for _, s := range mine {
 			if f := s.field(key); f != nil {
-				l.set(s, f, v, "--set")
+				l.set(s, f, v, from)
 			} else {
 				l.complain("--set %s: unknown key %q%s", path, key, suggest(key, s.keys()))
 			}

@@ -93,19 +93,20 @@ func TestPrecedence(t *testing.T) {
 		{"specific over unified", []string{"UNIFIED_TOKEN", "unified", "KERNELCI_API_TOKEN", "specific"}, nil, "specific"},
 		{"secret file", []string{"KERNELCI_API_TOKEN_FILE", secret}, nil, "from-secret-file"},
 		{"empty is unset", []string{"KERNELCI_API_TOKEN", ""}, nil, "from-file"},
+		{"file over a command's default", nil, nil, "from-file"},
 		{"flag over all", []string{"KERNELCI_API_TOKEN", "specific"}, []string{"kernelci.api_token=flag=with=equals"}, "flag=with=equals"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			var d demo
-			rep, err := config.Load(&d, config.Source{File: file, Env: env(c.env...), Set: c.set})
+			rep, err := config.Load(&d, config.Source{File: file, Env: env(c.env...), Set: c.set, Defaults: []string{"kernelci.api_token=never", "poller.ratio=0.75"}})
 			if err != nil {
 				t.Fatal(err)
 			}
 			if got := d.KernelCI.APIToken.Reveal(); got != c.token {
 				t.Errorf("token %q, want %q", got, c.token)
 			}
-			if d.Poller.State != "prepared" || strings.Join(d.KernelCI.Platforms, " ") != "a b" || d.Poller.Options["x"] != "1" || d.Poller.Options["z"] != "true" {
+			if d.Poller.State != "prepared" || d.Poller.Ratio != 0.75 || strings.Join(d.KernelCI.Platforms, " ") != "a b" || d.Poller.Options["x"] != "1" || d.Poller.Options["z"] != "true" {
 				t.Errorf("%+v", d)
 			}
 			for _, v := range rep.Values {

@@ -37,7 +37,7 @@ func (*ConfigCheck) Run(ctx context.Context, env *app.Env) error {
 	if err := env.Load(ctx, &cfg); err != nil {
 		return err
 	}
-	if _, err := submitter.ResolveKCIDB(env.LookupEnv, cfg.Submitter.KernelCI); err != nil {
+	if err := submitter.Check(cfg.Submitter, submitter.Environment(env)); err != nil {
 		return &app.UsageError{Err: err}
 	}
 	fmt.Fprintln(env.Stdout, "configuration is good")

@@ -64,7 +64,7 @@ func demoSettings(w *standin.World) []string {
 		"kernelci.kcidb_submit_url=" + w.SubmitURL(), "kernelci.kcidb_jwt=" + w.KCIDBToken(), "kernelci.kcidb_rest=",
 		"kernelci.kcidb_origin=" + w.Origin(),
 		"logs.storage_url=" + w.StorageURL(), "logs.storage_token=" + w.StorageToken(),
-		"report.kcidb=on", "report.node=auto",
+		"report.kcidb=true", "report.node=auto",
 		"submitter.batch_age=200ms", "submitter.status_poll=200ms",
 	}
 }

@@ -9,7 +9,6 @@ import (
 
 	"github.com/pullab/pullab/pkg/app"
 	pullabv1 "github.com/pullab/pullab/proto/gen/pullab/v1"
-	"github.com/pullab/pullab/services/pullab/guestbin"
 	"github.com/pullab/pullab/services/pullab/progress"
 	"github.com/pullab/pullab/services/runner"
 	"github.com/pullab/pullab/services/translator"
@@ -19,27 +18,23 @@ import (
 type Run struct {
 	Definition string `required:"" placeholder:"FILE|URL" help:"A PULL_LABS job definition (JSON)."`
 	Platform   string `help:"Platform to run as, from the catalog. Default: the definition's."`
-	DataDir    string `default:"pullab-data" placeholder:"DIR" help:"Where logs, caches and machines lie."`
+	DataDir    string `placeholder:"DIR" help:"Where logs, caches and machines lie. Default: pullab-data."`
 }
 
 // Run plans the definition and runs it here. Exit code 0 means that it passed.
 func (r *Run) Run(ctx context.Context, env *app.Env) error {
-	dir, err := filepath.Abs(r.DataDir)
+	dir, err := useDataDir(env, r.DataDir)
 	if err != nil {
 		return err
 	}
-	env.Set = append([]string{"runner.data_dir=" + dir}, env.Set...)
+	// The operator names the definition, so it may name files of this machine.
+	env.Set = append(env.Set, "qemu.allow_file=true")
 	var cfg struct {
 		Translator translator.Config
 		Runner     runner.Config
 	}
 	if err := env.Load(ctx, &cfg); err != nil {
 		return err
-	}
-	if cfg.Runner.QEMU.GuestDir == "" {
-		if cfg.Runner.QEMU.GuestDir, err = guestbin.Unpack(filepath.Join(dir, "guest")); err != nil {
-			return err
-		}
 	}
 	plan, err := translator.PlanLocal(ctx, cfg.Translator, translator.Local{Location: r.Definition, Platform: r.Platform})
 	if err != nil {
