@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -29,10 +28,10 @@ type world struct {
 	api   *fakeAPI
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	return &world{
 		kcidb: &fakeKCIDB{t: t, subs: map[string]*submission{}, sent: map[string]int{}, stored: map[string]int{}, delay: 3 * time.Second},
-		api:   &fakeAPI{t: t, nodes: map[string]map[string]any{}, patch: true, groups: []string{"node:edit:any"}},
+		api:   &fakeAPI{t: t, nodes: map[string]map[string]any{}, below: map[string][]string{}, patch: true, groups: []string{"node:edit:any"}},
 	}
 }
 
@@ -66,7 +65,7 @@ type submission struct {
 
 // fakeKCIDB answers as kcidb-restd-rs, and takes submissions up after delay.
 type fakeKCIDB struct {
-	t  *testing.T
+	t  testing.TB
 	mu sync.Mutex
 	// down refuses connections; status other than 0 is answered to everything.
 	down   bool
@@ -156,8 +155,7 @@ func (k *fakeKCIDB) submit(doc []byte) string {
 
 // take is the ingester's round.
 func (k *fakeKCIDB) take() {
-	for _, id := range slices.Sorted(maps.Keys(k.subs)) {
-		s := k.subs[id]
+	for id, s := range k.subs {
 		if s.state != kcidb.Ready || time.Since(s.at) < k.delay {
 			continue
 		}
@@ -190,7 +188,7 @@ func rowIDs(doc []byte) (ids []string) {
 // kernelci-wire.md 1.6: PUT resets what is left out, children without an id are
 // made anew, unknown nodes are null.
 type fakeAPI struct {
-	t     *testing.T
+	t     testing.TB
 	mu    sync.Mutex
 	down  bool
 	patch bool
@@ -202,8 +200,10 @@ type fakeAPI struct {
 	afterTree func() error
 	groups    []string
 	nodes     map[string]map[string]any
-	made      int
-	writes    []string
+	// below has the ids of children by their parent's.
+	below  map[string][]string
+	made   int
+	writes []string
 }
 
 func (a *fakeAPI) set(f func()) {
@@ -258,7 +258,7 @@ func (a *fakeAPI) serve(w http.ResponseWriter, r *http.Request, body []byte) err
 	}
 }
 
-func decode(t *testing.T, b []byte) map[string]any {
+func decode(t testing.TB, b []byte) map[string]any {
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.UseNumber()
 	var m map[string]any
@@ -270,10 +270,8 @@ func decode(t *testing.T, b []byte) map[string]any {
 
 func (a *fakeAPI) list(parent string) any {
 	items := []any{}
-	for _, id := range slices.Sorted(maps.Keys(a.nodes)) {
-		if a.nodes[id]["parent"] == parent {
-			items = append(items, a.nodes[id])
-		}
+	for _, id := range a.below[parent] {
+		items = append(items, a.nodes[id])
 	}
 	return map[string]any{"items": items, "total": len(items), "limit": 1000, "offset": 0}
 }
@@ -324,6 +322,7 @@ func (a *fakeAPI) putTree(answer func(int, any) error, id string, body []byte) e
 			if id, _ = t.Node["id"].(string); id == "" {
 				a.made++
 				id = fmt.Sprintf("%024x", a.made)
+				a.below[parent] = append(a.below[parent], id)
 			}
 			t.Node["parent"] = parent
 		}

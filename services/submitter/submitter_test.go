@@ -50,7 +50,7 @@ func settings() submitter.Config {
 
 // story is one lab in one bubble.
 type story struct {
-	*testing.T
+	testing.TB
 	*world
 	bus *bus.Bus
 	cfg submitter.Config
@@ -58,7 +58,7 @@ type story struct {
 
 func tell(t *testing.T, f func(s *story)) {
 	synctest.Test(t, func(t *testing.T) {
-		f(&story{T: t, world: newWorld(t), bus: natstest.Start(t), cfg: settings()})
+		f(&story{TB: t, world: newWorld(t), bus: natstest.Start(t), cfg: settings()})
 	})
 }
 
@@ -98,7 +98,7 @@ func (s *story) run(i int, fixture string) *pullabv1.RunFinished {
 	if err != nil {
 		s.Fatal(err)
 	}
-	doc := decode(s.T, b)
+	doc := decode(s.TB, b)
 	doc["id"], doc["name"], doc["retry_counter"] = fin.Origin.NodeId, fin.Origin.NodeName, json.Number("2")
 	doc["data"].(map[string]any)["job_id"] = fin.JobId
 	s.api.set(func() { s.api.nodes[fin.Origin.NodeId] = doc })
