@@ -160,3 +160,32 @@ func TestCrashAgainAndAgain(t *testing.T) {
 		s.whole(first)
 	})
 }
+
+// Two translators have one job at once, as after a lost lease: the second goes
+// through while the first is fetching. One plan, one claim, and the first notices
+// that it is behind.
+func TestTwoTranslatorsAtOnce(t *testing.T) {
+	t.Parallel()
+	tell(t, func(s *story) {
+		slow, quick := s.service(), s.service()
+		delivery := &queue.Delivery{Message: &pullabv1.JobOffered{Origin: origin(jobID)}, Node: jobID}
+		overtaken := false
+		s.world.before = func(r *http.Request) (*http.Response, error) {
+			if r.URL.Host == fileHost && !overtaken {
+				overtaken = true
+				if err := quick.handle(s.context(), delivery); err != nil {
+					s.Errorf("the quick one: %v", err)
+				}
+			}
+			return nil, nil
+		}
+		err := slow.handle(s.context(), delivery)
+		if !errors.Is(err, ledger.ErrConflict) || !overtaken {
+			s.Errorf("the slow one: %v", err)
+		}
+		if n := s.world.count(http.MethodPatch, ""); n != 1 {
+			s.Errorf("claimed %d times", n)
+		}
+		s.whole(s.record(jobID))
+	})
+}

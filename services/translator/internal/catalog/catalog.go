@@ -21,9 +21,6 @@ const maxSize = 1 << 20
 //go:embed default.yaml
 var defaultYAML []byte
 
-// DefaultYAML is the embedded catalog, to start a file from.
-func DefaultYAML() []byte { return slices.Clone(defaultYAML) }
-
 // Catalog of platforms.
 type Catalog struct {
 	// File it was read from; empty for the embedded one.

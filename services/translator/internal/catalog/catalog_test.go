@@ -134,7 +134,7 @@ func TestLoad(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	good := filepath.Join(dir, "good.yaml")
-	if err := os.WriteFile(good, DefaultYAML(), 0o600); err != nil {
+	if err := os.WriteFile(good, defaultYAML, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if c, err := Load(good); err != nil || c.File != good {
@@ -152,7 +152,7 @@ func TestLoad(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	f.Add(DefaultYAML())
+	f.Add(defaultYAML)
 	f.Add([]byte("platforms: {p: {executor: qemu, arch: x86_64, options: {a: b}}}"))
 	f.Add([]byte("platforms:\n  a: &x {executor: qemu, arch: arm64}\n  b: *x"))
 	f.Add([]byte("? [a]\n: b\n---\n"))

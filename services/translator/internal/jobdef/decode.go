@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -284,6 +283,3 @@ func clip(s string) string {
 	}
 	return s
 }
-
-// Names of the artifacts that the definition has, in a fixed order.
-func (d *Definition) Names() []string { return slices.Sorted(maps.Keys(d.Artifacts)) }
