@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,10 +18,10 @@ import (
 )
 
 // page answers with 100 KB and counts.
-type page struct{ served int }
+type page struct{ served atomic.Int32 }
 
 func (p *page) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
-	p.served++
+	p.served.Add(1)
 	fmt.Fprint(w, strings.Repeat("0123456789", 10_000))
 }
 
@@ -71,12 +72,12 @@ func TestFaults(t *testing.T) {
 		if r := ask(fault.Rule{Body: "<html>", ContentType: "text/html"}); r.status != 200 || r.body != "<html>" || r.header.Get("Content-Type") != "text/html" {
 			t.Errorf("%s: wrong content: %+v", name, r)
 		}
-		before := p.served
-		if r := ask(fault.Rule{Drop: true}); !errors.Is(r.err, io.EOF) || p.served != before {
+		before := p.served.Load()
+		if r := ask(fault.Rule{Drop: true}); !errors.Is(r.err, io.EOF) || p.served.Load() != before {
 			t.Errorf("%s: drop: %+v", name, r)
 		}
-		if r := ask(fault.Rule{Lose: true}); !errors.Is(r.err, io.EOF) || p.served != before+1 {
-			t.Errorf("%s: lose: %+v, served %d", name, r, p.served-before)
+		if r := ask(fault.Rule{Lose: true}); !errors.Is(r.err, io.EOF) || p.served.Load() != before+1 {
+			t.Errorf("%s: lose: %+v, served %d", name, r, p.served.Load()-before)
 		}
 		if r := ask(fault.Rule{Truncate: 12345}); r.status != 200 || !errors.Is(r.err, io.ErrUnexpectedEOF) || r.n != 12345 {
 			t.Errorf("%s: truncate: %+v", name, r)

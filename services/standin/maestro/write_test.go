@@ -242,6 +242,28 @@ func TestPatch(t *testing.T) {
 	}
 }
 
+// Any update takes processed_by_kcidb_bridge back, unless it is what changes it.
+func TestBridgeFlag(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, maestro.Options{})
+	c.chain()
+	for _, s := range []struct{ stored, sent, want bool }{{true, true, false}, {false, true, true}, {true, false, false}, {false, false, false}} {
+		for _, method := range []string{"PUT", "PATCH"} {
+			if _, err := c.s.Update(nodeID, func(n *maestro.Node) { n.KCIDBBridge = s.stored }); err != nil {
+				t.Fatal(err)
+			}
+			var body any = doc{"processed_by_kcidb_bridge": s.sent}
+			if method == "PUT" {
+				body = fixture(t, func(d doc) { d["processed_by_kcidb_bridge"] = s.sent })
+			}
+			_, b := c.do(method, "/node/"+nodeID, "lab", body)
+			if got := parse[doc](t, b)["processed_by_kcidb_bridge"]; got != s.want {
+				t.Errorf("%s %v over %v: %v, want %v", method, s.sent, s.stored, got, s.want)
+			}
+		}
+	}
+}
+
 // A write makes an event with the states before it, unless told not to.
 func TestWriteEvents(t *testing.T) {
 	t.Parallel()
