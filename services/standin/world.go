@@ -107,6 +107,9 @@ func build(o Options, hosts [3]string, compress bool) (*World, error) {
 	w.sched = &scheduler.Scheduler{
 		Maestro: w.Maestro, Storage: w.Storage, StorageURL: w.StorageURL(), CallbackURL: "http://" + hosts[0] + "/callback", Runtime: o.Runtime,
 	}
+	if err := w.sched.CloseStale(); err != nil {
+		return nil, err
+	}
 	w.APIFaults = fault.New(w.apiHandler(), o.Faults.Seed)
 	w.StorageFaults = fault.New(w.Storage, o.Faults.Seed)
 	w.KCIDBFaults = fault.New(w.KCIDB, o.Faults.Seed)

@@ -164,6 +164,30 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// A job of an earlier process whose definition cannot be fetched any more is not
+// offered again.
+func TestStaleJobs(t *testing.T) {
+	o := standin.Options{Dir: t.TempDir()}
+	var ids []string
+	for range 2 {
+		w, err := standin.Start(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range ids {
+			if n, _ := w.Node(id); n.State != "done" || n.DataString("error_code") != "submit_error" {
+				t.Errorf("%s: %+v", id, n)
+			}
+		}
+		id, err := w.OfferJob(t.Context(), standin.Job{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, id)
+		defer w.Close() // keeps the port taken, so that the next one has another
+	}
+}
+
 // What was incomplete is offered again, at most three times.
 func TestRetries(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -213,6 +237,13 @@ func TestFaultsOfTheWorld(t *testing.T) {
 		}
 		if code, _ := do(t, c, "GET", w.APIURL()+"/events", "", nil); code != 200 {
 			t.Errorf("second: %d", code)
+		}
+		// The one documented reply that only time brings about: /nodes/fast slower
+		// than 15 s.
+		w.APIFaults.Set(fault.Rule{Path: "/latest/nodes/fast", LatencyMS: 15_000, Status: 504, Body: `{"detail":"Timeout while fetching nodes: "}`, ContentType: "application/json"})
+		start := time.Now()
+		if code, b := do(t, c, "GET", w.APIURL()+"/nodes/fast", "", nil); code != 504 || time.Since(start) != 15*time.Second || !json.Valid(b) {
+			t.Errorf("504: %d %s after %v", code, b, time.Since(start))
 		}
 	})
 }

@@ -174,7 +174,7 @@ func TestDocumentedReplies(t *testing.T) {
 		BodyText *string `json:"body_text"`
 	}](t, sample(t, "api.error.responses.json")) {
 		if strings.HasPrefix(want.Request, "GET /nodes/fast slower") {
-			continue // the fault package makes this one; see its tests
+			continue // a World's faults make this one: TestFaultsOfTheWorld
 		}
 		if len(asks[want.Request]) == 0 {
 			t.Errorf("no request is made for %q", want.Request)

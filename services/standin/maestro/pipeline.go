@@ -9,6 +9,7 @@ import (
 
 	"github.com/pullab/pullab/services/standin/internal/node"
 	"github.com/pullab/pullab/services/standin/internal/pytime"
+	"github.com/pullab/pullab/services/standin/internal/query"
 )
 
 // The pipeline's side of the API: what its services do to nodes, as methods that
@@ -70,6 +71,15 @@ func (s *Server) Children(id string) []Node {
 		if node.Text(e.node.Parent) == id {
 			out = append(out, e.node)
 		}
+	}
+	return out
+}
+
+// Available lists the nodes of a kind that wait for somebody.
+func (s *Server) Available(kind string) []Node {
+	var out []Node
+	for _, e := range s.store.find([]query.Cond{query.Equal("kind", kind), query.Equal("state", "available")}) {
+		out = append(out, e.node)
 	}
 	return out
 }

@@ -160,6 +160,28 @@ func (s *Scheduler) Retry() ([]string, error) {
 	return out, nil
 }
 
+// CloseStale ends the jobs of an earlier process that nobody can fetch any more,
+// because their definitions are at an address where the storage was then.
+func (s *Scheduler) CloseStale() error {
+	for _, n := range s.Maestro.Available("job") {
+		url := n.Artifacts["job_definition"]
+		if url == "" || strings.HasPrefix(url, s.StorageURL+"/") {
+			continue
+		}
+		data := n.DataMap()
+		data["error_code"], data["error_msg"] = "submit_error", "the stand-ins moved to another address"
+		raw, err := json.Marshal(data)
+		if err != nil {
+			return err
+		}
+		incomplete := "incomplete"
+		if _, err := s.Maestro.Update(n.ID, func(n *maestro.Node) { n.State, n.Result, n.Data = "done", &incomplete, raw }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // parent finds or makes the node that the job hangs on, and the part of data
 // that is the build's. Files that j names become URLs of the storage.
 func (s *Scheduler) parent(j *Job) (maestro.Node, map[string]any, error) {
