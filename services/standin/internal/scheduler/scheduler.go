@@ -169,6 +169,9 @@ func (s *Scheduler) CloseStale() error {
 			continue
 		}
 		data := n.DataMap()
+		if data == nil {
+			data = map[string]any{}
+		}
 		data["error_code"], data["error_msg"] = "submit_error", "the stand-ins moved to another address"
 		raw, err := json.Marshal(data)
 		if err != nil {
