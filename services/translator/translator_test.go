@@ -34,7 +34,7 @@ import (
 
 func TestMain(m *testing.M) {
 	natstest.Register()
-	os.Exit(m.Run())
+	m.Run()
 }
 
 // story is a broker, an outside world and a configuration.
@@ -84,7 +84,7 @@ func testConfig() Config {
 }
 
 func (s *story) context() context.Context {
-	return zerolog.New(s.log).WithContext(s.Context())
+	return zerolog.Ctx(s.Context()).Output(s.log).Level(zerolog.DebugLevel).WithContext(s.Context())
 }
 
 func (s *story) service() *Service {
