@@ -3,7 +3,8 @@
 //
 // A lease on the queue is not a fence: two processes may hold one message for a
 // while. A record written with Create or Update is: of two writers that read
-// the same revision one gets ErrConflict. Records are never deleted; the
+// the same revision one gets ErrConflict. On a cluster Get may be answered by a
+// replica that lags behind: the revision then tells at the Update. Records are never deleted; the
 // bucket's age removes them (package topology says when).
 package ledger
 

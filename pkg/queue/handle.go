@@ -41,8 +41,8 @@ const (
 // handle runs the handler on msg under a lease and tells the broker the verdict.
 func (w *work) handle(msg *nats.Msg, pulled time.Time) {
 	// The handler outlives w.fetch: that only asks it to end.
-	base := context.WithoutCancel(w.fetch)
-	ctx, cancel := context.WithCancelCause(withTrace(base, msg.Header.Get(wire.HeaderTrace)))
+	base := withTrace(context.WithoutCancel(w.fetch), msg.Header.Get(wire.HeaderTrace))
+	ctx, cancel := context.WithCancelCause(base)
 	defer cancel(nil)
 	stopping := context.AfterFunc(w.fetch, func() { cancel(ErrStopping) })
 	defer stopping()

@@ -93,8 +93,7 @@ func (w *work) gone(err error) error {
 // loop reserves a slot, pulls one message, hands both to a handler, until fetch
 // ends or, draining, nothing is left.
 func (w *work) loop(slots Slots, drain bool) error {
-	refused := 0
-	now := drain
+	refused, empty := 0, 0
 	for {
 		release, err := slots.Acquire(w.fetch)
 		if err != nil {
@@ -104,9 +103,9 @@ func (w *work) loop(slots Slots, drain bool) error {
 			return fmt.Errorf("waiting for a slot: %w", err)
 		}
 		pulled := time.Now()
-		msg, err := w.next(slots, now, drain)
+		msg, err := w.next(slots, drain, empty)
 		if msg != nil {
-			refused, now = 0, drain
+			refused, empty = 0, 0
 			w.start(msg, pulled, release)
 			continue
 		}
@@ -116,30 +115,30 @@ func (w *work) loop(slots Slots, drain bool) error {
 			return nil
 		case errors.Is(err, errLookAgain):
 			refused++
-			if err := w.look(err, refused); err != nil {
-				return err
-			}
+			err = w.look(err, refused)
 		case err != nil:
-			return fmt.Errorf("inbox of %s/%s: %w", w.config.Stream, w.config.Consumer, err)
+			err = fmt.Errorf("inbox of %s/%s: %w", w.config.Stream, w.config.Consumer, err)
 		case drain:
-			done, err := w.empty()
-			if done || err != nil {
-				return err
-			}
-			// Something is left that cannot be had now.
-			now = false
+			empty, err = w.count(empty)
+		}
+		if err != nil || empty == emptyTwice {
+			return err
 		}
 	}
 }
 
-// next pulls one message. now takes only what is there; else it waits, for as
-// long as nobody else wants the slot.
-func (w *work) next(slots Slots, now, drain bool) (*nats.Msg, error) {
-	if now {
-		return w.pull.next(w.fetch, 0, nil, nil)
-	}
+// next pulls one message. Run waits for it, for as long as nobody else wants the
+// slot. Drain takes what is there (nothing looked empty yet), gives what was
+// published a moment ago the time to show up (it looked empty once), or waits
+// for what is left (it looked neither).
+func (w *work) next(slots Slots, drain bool, empty int) (*nats.Msg, error) {
 	wait, finished := sharedPull, (<-chan struct{})(nil)
-	if drain {
+	switch {
+	case drain && empty == 0:
+		return w.pull.next(w.fetch, 0, nil, nil)
+	case drain && empty == emptyOnce:
+		return w.pull.next(w.fetch, turn, nil, nil)
+	case drain:
 		finished = w.finished
 	}
 	s, ok := slots.(interface {
@@ -190,15 +189,27 @@ func (w *work) look(refusal error, n int) error {
 	return nil
 }
 
-// empty tells a draining loop whether nothing is left: neither on the queue nor
-// delivered and unacknowledged, wherever.
-func (w *work) empty() (bool, error) {
+// What a draining loop knows of its queue.
+const (
+	emptyOnce   = 1
+	emptyTwice  = 2
+	notYetEmpty = -1
+)
+
+// count tells whether nothing is left, neither on the queue nor delivered and
+// unacknowledged, wherever. The broker counts a message a moment after it has
+// acknowledged its publisher, so one look is not enough.
+func (w *work) count(empty int) (int, error) {
 	if w.inFlight.Load() > 0 {
-		return false, nil
+		return notYetEmpty, nil
 	}
 	info, err := w.consumer.Info(w.fetch)
-	if err != nil {
-		return false, w.gone(err)
+	switch {
+	case err != nil:
+		return notYetEmpty, w.gone(err)
+	case info.NumPending > 0 || info.NumAckPending > 0:
+		return notYetEmpty, nil
+	default:
+		return max(empty, 0) + 1, nil
 	}
-	return info.NumPending == 0 && info.NumAckPending == 0, nil
 }

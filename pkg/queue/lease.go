@@ -40,6 +40,8 @@ type lease struct {
 func newLease(ctx context.Context, nc *nats.Conn, reply string, ackWait time.Duration, pulled time.Time, lost context.CancelCauseFunc) *lease {
 	l := &lease{nc: nc, reply: reply, renewal: ackWait / 3, trust: ackWait - ackWait/12, lost: lost, start: pulled}
 	l.ctx, l.end = context.WithCancel(ctx)
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.timer = time.AfterFunc(l.renewal, l.renew)
 	return l
 }

@@ -61,6 +61,11 @@ func newPuller(nc *nats.Conn, js jetstream.JetStream, stream, consumer string) p
 // wait is 0. It is called off when ctx ends or one of the channels speaks. No
 // message and no error: there was none.
 func (p puller) next(ctx context.Context, wait time.Duration, off ...<-chan struct{}) (*nats.Msg, error) {
+	if p.nc.IsReconnecting() {
+		// The client would keep the request and send it on the next connection,
+		// where the answer meets nobody.
+		return nil, errLookAgain
+	}
 	inbox := p.nc.NewInbox()
 	answer := make(chan *nats.Msg, 1)
 	sub, err := p.nc.ChanSubscribe(inbox, answer)

@@ -89,7 +89,7 @@ func span(name string, want time.Duration, have *time.Duration) field {
 func age(d time.Duration) string {
 	switch {
 	case d == 0:
-		return "unlimited"
+		return "for ever"
 	case d%day == 0:
 		return fmt.Sprintf("%dd", d/day)
 	default:

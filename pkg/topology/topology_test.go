@@ -367,3 +367,35 @@ func TestAdvisories(t *testing.T) {
 		}
 	})
 }
+
+// A result published between any two steps of Apply reaches both submitters: an
+// Interest stream without consumers would acknowledge it and drop it.
+func TestNothingIsLostWhileApplying(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		b := bare(t)
+		var sent uint64
+		err := topology.Steps(ctx, b, memory, func(line string) {
+			if !strings.Contains(line, topology.Results) {
+				return
+			}
+			sent++
+			if _, err := b.JS.Publish(ctx, topology.ResultSubject("lab", strings.Repeat("n", int(sent))), nil); err != nil {
+				t.Errorf("after %q: %v", line, err)
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		for _, name := range []string{topology.SubmitterKCIDB, topology.SubmitterNode} {
+			c, err := b.JS.Consumer(ctx, topology.Results, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := c.CachedInfo().NumPending; n != sent || sent < 4 {
+				t.Errorf("%s has %d of %d results", name, n, sent)
+			}
+		}
+	})
+}
