@@ -33,7 +33,7 @@ import (
 
 func TestMain(m *testing.M) {
 	natstest.Register()
-	os.Exit(m.Run())
+	m.Run()
 }
 
 // lab is a broker, a cloud of fake machines, and runners over both.

@@ -97,14 +97,12 @@ type machine struct {
 	run     executor.Run
 	script  Script
 	started time.Time
-	// stopped is closed by Stop, known when the outcome was told once: from then on
-	// it stays.
-	stopped, known chan struct{}
-	end, tell      sync.Once
+	// stopped is closed by Stop.
+	stopped chan struct{}
+	end     sync.Once
 }
 
 func (m *machine) stop() { m.end.Do(func() { close(m.stopped) }) }
-func (m *machine) know() { m.tell.Do(func() { close(m.known) }) }
 
 // NewFake makes a cloud without machines. name is the executor's, as plans spell
 // it.
@@ -213,7 +211,7 @@ func (x *fakeExecutor) launch(ctx context.Context, run executor.Run) (*machine, 
 	if m := x.machines[id]; m != nil {
 		return m, nil
 	}
-	m = &machine{run: run, script: script, started: time.Now(), stopped: make(chan struct{}), known: make(chan struct{})}
+	m = &machine{run: run, script: script, started: time.Now(), stopped: make(chan struct{})}
 	x.machines[id] = m
 	x.runs[runID] = append(x.runs[runID], m)
 	live := 0
@@ -278,20 +276,20 @@ func (x *fakeExecutor) outcome(ctx context.Context, m *machine) (executor.Outcom
 	over := time.NewTimer(time.Until(end))
 	defer over.Stop()
 	select {
-	case <-m.known:
-		return m.answer(end, hung)
+	case <-m.stopped:
+		// Also when the outcome was told before: who needs it again must not stop
+		// the machine.
+		return executor.Outcome{}, &executor.LabError{Reason: "lost", Fix: "The machine was stopped"}
 	default:
 	}
 	select {
-	case <-m.known:
 	case <-ctx.Done():
 		return executor.Outcome{}, context.Cause(ctx)
 	case <-m.stopped:
-		return executor.Outcome{}, &executor.LabError{Reason: "lost", Fix: "The machine was stopped before its outcome was known"}
+		return executor.Outcome{}, &executor.LabError{Reason: "lost", Fix: "The machine was stopped"}
 	case <-over.C:
-		m.know()
+		return m.answer(end, hung)
 	}
-	return m.answer(end, hung)
 }
 
 func (m *machine) answer(end time.Time, hung bool) (executor.Outcome, error) {

@@ -17,12 +17,11 @@ import (
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("COMMAND_TEST_STATE"); dir != "" {
 		if err := play(dir); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+			panic(err)
 		}
 		select {}
 	}
-	os.Exit(m.Run())
+	m.Run()
 }
 
 func play(dir string) error {

@@ -53,7 +53,7 @@ func (s Settings) Validate() error {
 		errs = append(errs, errors.New("logs.storage_url is set without logs.storage_token (PULLAB_LOGS_STORAGE_TOKEN): the storage refuses uploads without one"))
 	}
 	if s.StorageURL != "" && !filepath.IsLocal(s.StoragePath) {
-		errs = append(errs, fmt.Errorf("logs.storage_path %q must be a relative path without ..", s.StoragePath))
+		errs = append(errs, fmt.Errorf("logs.storage_path %q must be a relative path that stays inside the storage", s.StoragePath))
 	}
 	if s.MaxConsoleMiB < 1 {
 		errs = append(errs, fmt.Errorf("logs.max_console_mib is %d: it must be at least 1", s.MaxConsoleMiB))

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,7 +26,7 @@ import (
 
 func TestMain(m *testing.M) {
 	natstest.Register()
-	os.Exit(m.Run())
+	m.Run()
 }
 
 var errCrash = errors.New("the runner died here")

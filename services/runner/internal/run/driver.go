@@ -198,7 +198,14 @@ func (j *journey) adopt(ctx context.Context) error {
 	j.rec.Owner = j.Owner
 	log.Info().Int("attempt", rec.Attempt).Str("phase", string(rec.Phase)).Int("epoch", j.rec.Epoch).Msg("adopting a run")
 	switch {
-	case j.rec.Phase == Reserved || j.plan.GetExecutor() == topology.None && j.rec.Phase != Collecting:
+	case j.rec.Phase == Reserved:
+		if err := j.stop(ctx); err != nil {
+			return err
+		}
+		if err := j.begin(ctx); err != nil {
+			return err
+		}
+	case j.plan.GetExecutor() == topology.None && j.rec.Phase != Collecting:
 		if err := j.begin(ctx); err != nil {
 			return err
 		}
@@ -289,9 +296,6 @@ func (j *journey) failed(ctx context.Context, err error) error {
 		zerolog.Ctx(ctx).Error().Err(err).Str("executor", j.rec.Executor).Msg("the executor broke its contract: its errors must be *LabError; taken for the lab's failure")
 		lab = &executor.LabError{Reason: "executor", Err: err}
 	}
-	if err := j.stop(ctx); err != nil {
-		return err
-	}
 	log := zerolog.Ctx(ctx).With().Int("attempt", j.rec.Attempt).Str("reason", lab.Reason).Err(lab).Logger()
 	j.rec.History = append(j.rec.History, Try{
 		Attempt: j.rec.Attempt, Started: j.rec.AttemptStarted, Ended: time.Now(), Reason: lab.Reason, Error: short(lab),
@@ -306,9 +310,14 @@ func (j *journey) failed(ctx context.Context, err error) error {
 		return j.save(ctx)
 	}
 	log.Warn().Dur("delay", delay).Msg("the lab failed; trying again")
+	// Recorded before the machine is stopped, which the next attempt does again:
+	// what failed would be unknown after a crash in between.
 	j.rec.Attempt++
-	j.rec.Phase, j.rec.Handle = Reserved, nil
+	j.rec.Phase = Reserved
 	if err := j.save(ctx); err != nil {
+		return err
+	}
+	if err := j.stop(ctx); err != nil {
 		return err
 	}
 	j.tell(ctx, pullabv1.RunPhase_RUN_PHASE_RESERVED, "another attempt after: "+lab.Reason)

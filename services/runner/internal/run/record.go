@@ -17,7 +17,8 @@ import (
 type Phase string
 
 const (
-	// Reserved: no machine; the next attempt waits out its delay. Whoever gets
+	// Reserved: the next attempt waits out its delay. Handle is the failed one's
+	// machine, which is being stopped. Whoever gets
 	// the message next moves it on. A first attempt starts in Launching, which
 	// saves a write.
 	Reserved Phase = "reserved"
