@@ -24,6 +24,10 @@ import (
 
 // demo is the whole lab against stand-ins, with one job.
 func (u *Up) demo(ctx context.Context, env *app.Env, dir string) error {
+	if env.LogLevel == "info" {
+		// The display tells a person what the log would; --log-level debug has both.
+		ctx = zerolog.Ctx(ctx).Level(zerolog.WarnLevel).WithContext(ctx)
+	}
 	show := progress.New(env.Stderr, env.Terminal)
 	kernel, err := debkernel.Find(ctx, debkernel.Options{
 		Source: u.Kernel, Dir: filepath.Join(dir, "demo-kernel"),
@@ -37,7 +41,7 @@ func (u *Up) demo(ctx context.Context, env *app.Env, dir string) error {
 		return err
 	}
 	defer world.Close()
-	env.Set = append(env.Set, demoSettings(world)...)
+	env.Set = append(env.Set, DemoSettings(world)...)
 	lab, stop, err := u.start(ctx, env, dir)
 	if err != nil {
 		return err
@@ -55,9 +59,9 @@ func (u *Up) demo(ctx context.Context, env *app.Env, dir string) error {
 	return report(env, world, node, filepath.Join(dir, "logs", seen.runID(node)))
 }
 
-// demoSettings point the services at the stand-ins. They win over file and
+// DemoSettings point the services at the stand-ins. They win over file and
 // environment: a demo must never reach the real KernelCI.
-func demoSettings(w *standin.World) []string {
+func DemoSettings(w *standin.World) []string {
 	return []string{
 		"kernelci.api_base_uri=" + w.APIURL(), "kernelci.api_token=" + w.APIToken(), "kernelci.runtime_name=" + w.Runtime(),
 		"kernelci.platforms=", "kernelci.cursor_file=", "kernelci.poll_interval_sec=1",
@@ -123,7 +127,7 @@ func report(env *app.Env, world *standin.World, node, logs string) error {
 		return fmt.Errorf("the stand-in KCIDB accepted no rows of node %s: read the log above, and `%s`", node, logs)
 	}
 	fmt.Fprintln(env.Stdout)
-	if err := printTable(env.Stdout, linesOf(rows)); err != nil {
+	if err := printTable(env.Stdout, linesOf(rows, filepath.Join(logs, "console.log"))); err != nil {
 		return err
 	}
 	fmt.Fprintf(env.Stdout, "\nKCIDB accepted %d rows: %s\n", len(rows), world.RowsURL())
@@ -147,10 +151,11 @@ func orNone(s *string) string {
 	return *s
 }
 
-func linesOf(rows []kcidb.Row) []line {
+// linesOf names the local log: the stand-in that log_url points to ends with us.
+func linesOf(rows []kcidb.Row, log string) []line {
 	var ls []line
 	for _, r := range rows {
-		l := line{path: r.Text("path"), status: r.Text("status"), log: r.Text("log_url")}
+		l := line{path: r.Text("path"), status: r.Text("status"), log: log}
 		if s, ok := r.Doc["duration"].(float64); ok {
 			l.took = time.Duration(s * float64(time.Second))
 		}

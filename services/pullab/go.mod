@@ -3,6 +3,7 @@ module github.com/pullab/pullab/services/pullab
 go 1.26.8
 
 require (
+	github.com/cavaliergopher/cpio v1.0.1
 	github.com/pullab/pullab/pkg v0.0.0
 	github.com/pullab/pullab/proto v0.0.0
 	github.com/pullab/pullab/services/poller v0.0.0
@@ -18,7 +19,6 @@ require (
 	github.com/Microsoft/hcsshim v0.15.0 // indirect
 	github.com/alecthomas/kong v1.17.0 // indirect
 	github.com/antithesishq/antithesis-sdk-go v0.8.0-default-no-op // indirect
-	github.com/cavaliergopher/cpio v1.0.1 // indirect
 	github.com/cespare/xxhash/v2 v2.3.0 // indirect
 	github.com/containerd/cgroups/v3 v3.1.3 // indirect
 	github.com/google/go-tpm v0.9.8 // indirect
