@@ -75,8 +75,10 @@ const (
 	// cursorHistory is how far back an operator can see, and set back, the
 	// cursor: the last ten pages.
 	cursorHistory = 10
-	// maxRecord of a ledger, in bytes: records are small documents.
-	maxRecord = 256 << 10
+	// maxRecord of a ledger, in bytes. Records are small documents, but the
+	// runner's holds a result of full size (256 KiB) until it is published; as
+	// much again for the rest.
+	maxRecord = 2 * wire.MaxPayload
 )
 
 // stream is a JetStream stream, or the one below a bucket, with its consumers.
