@@ -563,10 +563,12 @@ func TestTokenNeverInErrors(t *testing.T) {
 		"tree": func(c *Client) error { return c.PutTree(t.Context(), jobID, Tree{}) },
 	}
 	handlers := map[string]http.HandlerFunc{
-		"401":      reply(401, `{"detail":"no such token: `+token+`"}`),
-		"body":     reply(200, token),
-		"type":     reply(200, `{"id":{"`+token+`":1}}`),
-		"redirect": func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "gopher://"+token+"/", 307) },
+		"401":  reply(401, `{"detail":"no such token: `+token+`"}`),
+		"body": reply(200, token),
+		"type": reply(200, `{"id":{"`+token+`":1}}`),
+		"redirect": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "gopher://"+token+"/", http.StatusTemporaryRedirect)
+		},
 		"location": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Location", "%zz"+token)
 			w.WriteHeader(302)

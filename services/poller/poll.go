@@ -3,6 +3,7 @@ package poller
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -12,6 +13,10 @@ import (
 	"github.com/pullab/pullab/services/poller/internal/judge"
 	"github.com/pullab/pullab/services/poller/internal/offers"
 )
+
+// hintEvery is how often a lab that gets no jobs is told why: the reason stays
+// the same with every poll.
+const hintEvery = time.Hour
 
 // poll reads the events to their end, then moves the cursor.
 func (s *Service) poll(ctx context.Context) error {
@@ -79,7 +84,10 @@ func (s *Service) report(ctx context.Context, r feed.Reading) {
 	log.Info().Int("events", c.Events).Int("matched", c.Matched).Int("offered", c.Made).Int("skipped", c.Passed).
 		Int("known", c.Known).Int("failed", r.Failed).Int("without_node", c.NoNode).Int("unreadable", c.Bad).
 		Str("other_runtimes", c.Names(judge.OtherRuntime)).Str("other_platforms", c.Names(judge.OtherPlatform)).Msg("Events handled")
-	if hint := c.Hint(s.rules.Runtime, s.rules.Platforms); hint != "" {
+	// Once a job was ours the names are right, and other labs' events no news.
+	s.matched = s.matched || c.Matched > 0
+	if hint := c.Hint(s.rules.Runtime, s.rules.Platforms); hint != "" && !s.matched && time.Since(s.hinted) > hintEvery {
+		s.hinted = time.Now()
 		log.Info().Msg(hint)
 	}
 }

@@ -34,8 +34,12 @@ type Service struct {
 	desk   *offers.Desk
 	cursor *cursor.Keeper
 	feed   *feed.Feed
-	// count of the reading under way; it belongs to the goroutine that polls.
-	count census.Count
+	// count of the reading under way; whether any event was ever ours, and when
+	// the operator was told that none was. They belong to the goroutine that
+	// polls.
+	count   census.Count
+	matched bool
+	hinted  time.Time
 }
 
 type options struct{ transport http.RoundTripper }
@@ -114,19 +118,16 @@ func (s *Service) Run(ctx context.Context) error {
 	return nil
 }
 
-// Once sweeps and polls once. An error that may pass is tried a few times; when
-// ctx ends it is none.
+// Once sweeps and polls once. An error that may pass is tried a few times; a stop
+// by ctx is none.
 func (s *Service) Once(ctx context.Context) error {
 	s.announce(ctx)
-	var swept error
+	var errs []error
 	if s.cfg.Poller.SweepInterval > 0 {
-		swept = pace.Once(ctx, "Sweep", s.sweep)
+		errs = append(errs, pace.Once(ctx, "Sweep", s.sweep))
 	}
-	polled := pace.Once(ctx, "Poll", s.poll)
-	if ctx.Err() != nil {
-		return nil
-	}
-	return errors.Join(swept, polled)
+	errs = append(errs, pace.Once(ctx, "Poll", s.poll))
+	return errors.Join(errs...)
 }
 
 func (s *Service) announce(ctx context.Context) {

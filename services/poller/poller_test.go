@@ -40,7 +40,7 @@ func TestTrickySample(t *testing.T) {
 		w := newWorld()
 		w.load(t, "events.tricky.json")
 		w.anyState = true
-		w.ahead = time.Date(2026, 8, 20, 10, 32, 0, 0, time.UTC).Sub(time.Now())
+		w.ahead = time.Until(time.Date(2026, 8, 20, 10, 32, 0, 0, time.UTC))
 		l := newLab(t, natstest.Start(t), w, noSweep)
 		l.once()
 		if got := take(t, l.bus); !slices.Equal(got, []string{"6a86d157c5867fba94731e67"}) {
@@ -87,7 +87,7 @@ func TestFullUnsortedPages(t *testing.T) {
 		w.shuffle = true
 		for n := range 450 {
 			if n > 300 && n%10 == 0 {
-				time.Sleep(time.Millisecond)
+				later(t, time.Millisecond)
 			}
 			w.job(n)
 		}
@@ -177,7 +177,7 @@ func TestCrashBetweenAnySteps(t *testing.T) {
 			w := newWorld()
 			for n := range jobs {
 				w.job(n)
-				time.Sleep(time.Second)
+				later(t, time.Second)
 			}
 			b := natstest.Start(t)
 			l := newLab(t, b, w, noSweep, func(c *Config) { c.Poller.Concurrency = 1 })
@@ -203,7 +203,7 @@ func TestCrashBetweenAnySteps(t *testing.T) {
 				t.Errorf("step %d: the cursor is from %q, want %q", at, got, want)
 			}
 			// The next process, after a while.
-			time.Sleep(time.Minute)
+			later(t, time.Minute)
 			next := newLab(t, b, w, noSweep)
 			next.once()
 			if got := take(t, b); !slices.Equal(got, ids(0, 1, 2)) {
@@ -229,10 +229,10 @@ func TestTwoPollers(t *testing.T) {
 		for n := range 120 {
 			w.job(n)
 			if n%40 == 39 {
-				time.Sleep(40 * time.Second)
+				later(t, 40*time.Second)
 			}
 		}
-		time.Sleep(2 * time.Minute)
+		later(t, 2*time.Minute)
 		stopOne()
 		stopTwo()
 		if n := queued(t, b); n != 120 {
@@ -257,7 +257,7 @@ func TestSplitByPlatform(t *testing.T) {
 		w.job(1, platform("arm"))
 		newLab(t, b, w, only("arm")).once()
 		w.job(2, platform("x86"))
-		time.Sleep(time.Hour)
+		later(t, time.Hour)
 		w.job(3, platform("arm"))
 		newLab(t, b, w, only("arm")).once()
 		l := newLab(t, b, w, only("x86"))
@@ -276,14 +276,23 @@ func TestSplitByPlatform(t *testing.T) {
 
 // Whatever the API does, the poller waits and goes on, and loses nothing.
 func TestFaults(t *testing.T) {
-	reply := func(status int, body string, header ...string) func(*http.Request) (*http.Response, error) {
-		return func(r *http.Request) (*http.Response, error) {
-			rec := recorder(status, body, header...)
-			return rec, nil
+	type fault = func(http.ResponseWriter, *http.Request) (bool, error)
+	reply := func(status int, body string, header ...string) fault {
+		return func(w http.ResponseWriter, r *http.Request) (bool, error) {
+			for i := 0; i < len(header); i += 2 {
+				w.Header().Set(header[i], header[i+1])
+			}
+			answer(status, body)(w, r)
+			return true, nil
 		}
 	}
+	refused := func(http.ResponseWriter, *http.Request) (bool, error) { return false, errors.New("connection refused") }
+	hangs := func(_ http.ResponseWriter, r *http.Request) (bool, error) {
+		<-r.Context().Done()
+		return false, r.Context().Err()
+	}
 	for name, tt := range map[string]struct {
-		fault  func(*http.Request) (*http.Response, error)
+		fault  fault
 		said   string
 		atMost time.Duration
 	}{
@@ -293,26 +302,26 @@ func TestFaults(t *testing.T) {
 		"html":       {reply(200, "<html>maintenance</html>"), "bad answer at byte 1", time.Minute},
 		"truncated":  {reply(200, `[{"id":"6a86d158c5867fba94731f11","timest`), "breaks off", time.Minute},
 		"wrong type": {reply(200, `{"detail":"?"}`), "wanted a list", time.Minute},
-		"refused":    {func(*http.Request) (*http.Response, error) { return nil, errors.New("connection refused") }, "connection refused", time.Minute},
-		"hangs":      {func(r *http.Request) (*http.Response, error) { <-r.Context().Done(); return nil, r.Context().Err() }, "no complete answer within 1m0s", 4 * time.Minute},
+		"refused":    {refused, "connection refused", time.Minute},
+		"hangs":      {hangs, "no complete answer within 1m0s", 4 * time.Minute},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld()
 				faults := 0
-				w.before = func(r *http.Request) (*http.Response, error) {
+				w.before = func(rw http.ResponseWriter, r *http.Request) (bool, error) {
 					if strings.HasSuffix(r.URL.Path, "/events") && faults < 2 {
 						faults++
-						return tt.fault(r)
+						return tt.fault(rw, r)
 					}
-					return nil, nil
+					return false, nil
 				}
 				l := newLab(t, natstest.Start(t), w, noSweep)
 				w.job(1)
 				stop := l.run()
-				time.Sleep(tt.atMost - time.Minute)
+				later(t, tt.atMost-time.Minute)
 				asked := w.count("/events")
-				time.Sleep(time.Minute)
+				later(t, time.Minute)
 				stop()
 				if got := take(t, l.bus); !slices.Equal(got, ids(1)) {
 					t.Errorf("offered %v", got)
@@ -338,10 +347,10 @@ func TestClockAnHourOff(t *testing.T) {
 			w.job(2, func(n doc) { n["timeout"] = stamp(w.now().Add(20 * time.Minute)) })
 			w.job(3, func(n doc) { n["timeout"] = stamp(w.now().Add(10 * time.Minute)) })
 			stop := l.run()
-			time.Sleep(time.Minute)
+			later(t, time.Minute)
 			w.job(4)
 			last := kernelci.FormatTime(w.now())
-			time.Sleep(time.Minute)
+			later(t, time.Minute)
 			stop()
 			if got := take(t, l.bus); !slices.Equal(got, ids(1, 2, 4)) {
 				t.Errorf("offered %v", got)
@@ -361,12 +370,12 @@ func TestSeed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		w.job(1)
-		time.Sleep(time.Hour)
+		later(t, time.Hour)
 		file := filepath.Join(t.TempDir(), "cursor.json")
 		if err := os.WriteFile(file, fmt.Appendf(nil, `{"timestamp": %q}`, kernelci.FormatTime(w.now())), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Hour)
+		later(t, time.Hour)
 		w.job(2)
 		with := func(c *Config) { c.KernelCI.CursorFile = file; c.Poller.SweepInterval = 0 }
 		b := natstest.Start(t)
@@ -415,7 +424,7 @@ func TestSweep(t *testing.T) {
 		l := newLab(t, b, w)
 		stop := l.run()
 		defer func() { stop() }()
-		time.Sleep(time.Minute)
+		later(t, time.Minute)
 		if got := take(t, b); len(got) != sweepPage+21 || got[0] != nodeID(1) {
 			t.Errorf("%d offers, first %v", len(got), got[:1])
 		}
@@ -427,11 +436,11 @@ func TestSweep(t *testing.T) {
 			}
 		}
 		w.mu.Unlock()
-		time.Sleep(20 * time.Minute)
+		later(t, 20*time.Minute)
 		if n := queued(t, b); n != 0 {
 			t.Errorf("%d offers after 20 minutes", n)
 		}
-		time.Sleep(25 * time.Minute)
+		later(t, 25*time.Minute)
 		if got := take(t, b); !slices.Equal(got, ids(1)) {
 			t.Errorf("offered again: %v", got)
 		}
@@ -471,7 +480,7 @@ func TestUnreadableRecord(t *testing.T) {
 		}
 		var before string
 		for n := range 4 {
-			time.Sleep(time.Second)
+			later(t, time.Second)
 			if n == 2 {
 				before = kernelci.FormatTime(w.now().Add(-time.Millisecond))
 			}
@@ -479,9 +488,9 @@ func TestUnreadableRecord(t *testing.T) {
 		}
 		l := newLab(t, b, w, noSweep)
 		stop := l.run()
-		time.Sleep(10 * time.Minute)
+		later(t, 10*time.Minute)
 		w.job(9)
-		time.Sleep(10 * time.Minute)
+		later(t, 10*time.Minute)
 		if got := take(t, b); !slices.Equal(got, ids(0, 1, 3, 9)) {
 			t.Errorf("offered %v", got)
 		}
@@ -496,7 +505,7 @@ func TestUnreadableRecord(t *testing.T) {
 		if _, err := records.Put(t.Context(), nodeID(2), offers.Record{}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(5 * time.Minute)
+		later(t, 5*time.Minute)
 		stop()
 		if got := take(t, b); !slices.Equal(got, ids(2)) {
 			t.Errorf("then offered %v", got)
@@ -568,6 +577,43 @@ func TestRuntimeMismatch(t *testing.T) {
 		if n := queued(t, l.bus); n != 0 {
 			t.Error(n)
 		}
+		// Not with every poll, but it is not forgotten either.
+		stop := l.run()
+		for n := range 200 {
+			later(t, 30*time.Second)
+			w.job(10 + n)
+		}
+		stop()
+		if n := strings.Count(l.log.String(), "Events come back but"); n != 2 {
+			t.Errorf("told %d times in 100 minutes", n)
+		}
+	})
+}
+
+// deaf is a ledger that does not answer.
+type deaf struct{ *ledger.Ledger[offers.Record] }
+
+func (deaf) Get(context.Context, string) (r offers.Record, rev uint64, err error) {
+	return r, 0, errors.New("no answer from the broker")
+}
+
+// Without a broker the API is not read page after page for nothing.
+func TestBrokerGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		for n := range 30 {
+			w.job(n)
+		}
+		l := newLab(t, natstest.Start(t), w, noSweep, func(c *Config) { c.Poller.Limit = 10 })
+		desk := l.desk
+		l.desk = offers.NewDesk(deaf{}, nil, "", time.Hour)
+		if err := l.poll(l.ctx); err == nil || w.count("/events") != 1 {
+			t.Fatal(err, w.asked)
+		}
+		l.desk = desk
+		if err := l.poll(l.ctx); err != nil || queued(t, l.bus) != 30 {
+			t.Error(err, queued(t, l.bus))
+		}
 	})
 }
 
@@ -576,13 +622,13 @@ func TestStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
 		hangs := make(chan struct{})
-		w.before = func(r *http.Request) (*http.Response, error) {
+		w.before = func(_ http.ResponseWriter, r *http.Request) (bool, error) {
 			if strings.HasSuffix(r.URL.Path, "/events") {
 				close(hangs)
 				<-r.Context().Done()
-				return nil, r.Context().Err()
+				return false, r.Context().Err()
 			}
-			return nil, nil
+			return false, nil
 		}
 		l := newLab(t, natstest.Start(t), w)
 		stop := l.run()
@@ -598,7 +644,7 @@ func TestStop(t *testing.T) {
 		// Between polls, too.
 		w.before = nil
 		stop = l.run()
-		time.Sleep(10 * time.Second)
+		later(t, 10*time.Second)
 		start = time.Now()
 		stop()
 		if took := time.Since(start); took > 0 {
@@ -611,8 +657,9 @@ func TestStop(t *testing.T) {
 func TestOnceFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
-		w.before = func(*http.Request) (*http.Response, error) {
-			return recorder(400, `{"detail":"Invalid id format"}`), nil
+		w.before = func(rw http.ResponseWriter, r *http.Request) (bool, error) {
+			answer(400, `{"detail":"Invalid id format"}`)(rw, r)
+			return true, nil
 		}
 		l := newLab(t, natstest.Start(t), w)
 		err := l.Once(l.ctx)
@@ -630,7 +677,7 @@ func TestCursorSetBack(t *testing.T) {
 		w.job(1)
 		l := newLab(t, natstest.Start(t), w, noSweep)
 		l.once()
-		time.Sleep(2 * time.Hour)
+		later(t, 2*time.Hour)
 		w.job(2)
 		kv, err := l.bus.JS.KeyValue(t.Context(), topology.Cursor)
 		if err != nil {

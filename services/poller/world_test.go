@@ -20,6 +20,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"github.com/pullab/pullab/pkg/backoff"
 	"github.com/pullab/pullab/pkg/bus"
 	"github.com/pullab/pullab/pkg/config"
 	"github.com/pullab/pullab/pkg/kernelci"
@@ -58,7 +59,7 @@ type world struct {
 	anyState bool
 	whoami   http.HandlerFunc
 	// before is called ahead of each request, and may answer or fail it.
-	before func(*http.Request) (*http.Response, error)
+	before func(http.ResponseWriter, *http.Request) (answered bool, err error)
 	asked  []string
 	tokens []string
 }
@@ -126,15 +127,17 @@ func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 	w.tokens = append(w.tokens, r.Header.Get("Authorization"))
 	before := w.before
 	w.mu.Unlock()
+	rec := httptest.NewRecorder()
 	if before != nil {
-		if resp, err := before(r); resp != nil || err != nil {
-			return resp, err
+		if answered, err := before(rec, r); err != nil {
+			return nil, err
+		} else if answered {
+			return rec.Result(), nil
 		}
 	}
 	if err := r.Context().Err(); err != nil {
 		return nil, err
 	}
-	rec := httptest.NewRecorder()
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	rec.Header().Set("Date", w.now().Format(http.TimeFormat))
@@ -303,7 +306,7 @@ func newLab(t testing.TB, b *bus.Bus, w *world, change ...func(*Config)) *lab {
 		c(&cfg)
 	}
 	log := &buffer{}
-	ctx := zerolog.New(log).WithContext(t.Context())
+	ctx := zerolog.New(log).WithContext(t.Context()) //nolint:forbidigo // the test reads the log
 	s, err := New(ctx, cfg, b, WithTransport(w))
 	if err != nil {
 		t.Fatal(err)
@@ -408,13 +411,12 @@ func (l *lab) said(words ...string) {
 	}
 }
 
-func recorder(status int, body string, header ...string) *http.Response {
-	rec := httptest.NewRecorder()
-	for i := 0; i < len(header); i += 2 {
-		rec.Header().Set(header[i], header[i+1])
+// later lets fake time pass.
+func later(t testing.TB, d time.Duration) {
+	t.Helper()
+	if err := backoff.Sleep(t.Context(), d); err != nil {
+		t.Fatal(err)
 	}
-	answer(status, body)(rec, nil)
-	return rec.Result()
 }
 
 func sampleText(name string) string {

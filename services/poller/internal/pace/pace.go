@@ -52,13 +52,17 @@ func Every(ctx context.Context, name string, interval time.Duration, work Work) 
 	}
 }
 
-// Once does work, and does it again a few times if its error may pass.
+// Once does work, and does it again a few times if its error may pass. It
+// returns nil when ctx ends: a stop is no failure of the work.
 func Once(ctx context.Context, name string, work Work) error {
-	for n := 1; ; n++ {
+	for n := 1; ctx.Err() == nil; n++ {
 		err := work(ctx)
 		var api *kernelci.APIError
-		if err == nil || ctx.Err() != nil {
-			return err
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil {
+			break
 		}
 		wait := delay(n, err)
 		switch {
@@ -69,9 +73,10 @@ func Once(ctx context.Context, name string, work Work) error {
 		}
 		zerolog.Ctx(ctx).Warn().Err(err).Stringer("retry_in", wait.Round(time.Millisecond)).Msgf("%s failed; trying again", name)
 		if backoff.Sleep(ctx, wait) != nil {
-			return err
+			break
 		}
 	}
+	return nil //nolint:nilerr // the error of work that ctx cut short says only that
 }
 
 // delay before attempt n+1: what the API asks for, if that is longer.

@@ -65,3 +65,21 @@ func TestOnce(t *testing.T) {
 		})
 	}
 }
+
+func TestOnceStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		calls := 0
+		err := Once(ctx, "Poll", func(context.Context) error {
+			calls++
+			cancel()
+			return ctx.Err()
+		})
+		if err != nil || calls != 1 {
+			t.Error(err, calls)
+		}
+		if err := Once(ctx, "Poll", func(context.Context) error { calls++; return nil }); err != nil || calls != 1 {
+			t.Error(err, calls)
+		}
+	})
+}
