@@ -57,7 +57,7 @@ func TestRoundTrip(t *testing.T) {
 			t.Errorf("hello came back as %+v", got.Hello)
 		}
 	}
-	if _, err := r.Next(); err != io.EOF {
+	if _, err := r.Next(); !errors.Is(err, io.EOF) {
 		t.Errorf("after the end: %v", err)
 	}
 	if r.Noise() != (Noise{}) {
@@ -106,7 +106,7 @@ func TestNoiseIsSkipped(t *testing.T) {
 					t.Fatalf("message %d: seq %d, %v", i+1, m.Seq, err)
 				}
 			}
-			if m, err := r.Next(); err != io.EOF {
+			if m, err := r.Next(); !errors.Is(err, io.EOF) {
 				t.Fatalf("after the last message: %+v, %v", m, err)
 			}
 			if n := r.Noise(); n.Forged != tt.forged || n.Replayed != tt.replay {
@@ -126,7 +126,7 @@ func TestGapIsToldOnce(t *testing.T) {
 		m, err := r.Next()
 		var gap *GapError
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			if len(seqs) != 2 || seqs[0] != 2 || seqs[1] != 5 {
 				t.Errorf("messages %v, want 2 and 5: number 1 came too late", seqs)
 			}

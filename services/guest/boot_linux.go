@@ -15,7 +15,7 @@ import (
 // hello has checked on which kernel, and the kernel's log by level.
 func (g *guest) bootRows(t channel.Test) []channel.Row {
 	now := machine.Uptime().Seconds()
-	row := channel.Row{TestID: t.ID, Path: t.Path, Status: "PASS", TookS: now}
+	row := channel.Row{TestID: t.ID, Path: t.Path, Status: "PASS", TookS: g.upAt.Seconds()}
 	if len(g.plan.Releases) == 0 {
 		row.Misc = map[string]string{"kernel_release_checked": "no: neither the modules archive nor the kernel image told the release"}
 	}

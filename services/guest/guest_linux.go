@@ -52,6 +52,8 @@ type guest struct {
 	out     *channel.Writer
 	reaper  *machine.Reaper
 	rows    int
+	// upAt is the uptime when hello was said: how long the boot took.
+	upAt time.Duration
 	// root and noRoot: the job's root file system once it is mounted, or why
 	// there is none.
 	root   *machine.Root
@@ -179,21 +181,26 @@ func (g *guest) prepare() (err error) {
 	return nil
 }
 
-// openPort opens the report port, loading drivers if it is not there.
+// openPort opens the report port. It may not be there before its driver is
+// loaded, or be there without a device behind it (a ttyS node of the 8250 core,
+// which fails when it is opened).
 func (g *guest) openPort(ctx context.Context) error {
-	find := func() (string, error) { return machine.FindPort(g.plan.Port) }
-	node, err := find()
+	open := func() (*machine.Port, error) {
+		node, err := machine.FindPort(g.plan.Port)
+		if err != nil {
+			return nil, err
+		}
+		return machine.OpenPort(node)
+	}
+	port, err := open()
 	if err != nil {
 		g.loadDrivers()
-		node, err = machine.Await(ctx, deviceWait, find)
+		port, err = machine.Await(ctx, deviceWait, open)
 	}
 	if err != nil {
 		return fmt.Errorf("there is no report port %s: %w", g.plan.Port, err)
 	}
-	if g.port, err = machine.OpenPort(node); err != nil {
-		return err
-	}
-	g.out = channel.NewWriter(g.port, g.plan.Key)
+	g.port, g.out = port, channel.NewWriter(port, g.plan.Key)
 	return nil
 }
 
@@ -203,10 +210,11 @@ func (g *guest) hello() (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	g.upAt = machine.Uptime()
 	match := len(g.plan.Releases) == 0 || slices.Contains(g.plan.Releases, g.kernel.Release)
 	return match, g.out.Send(channel.Message{Hello: &channel.Hello{
 		Release: g.kernel.Release, Version: g.kernel.Version, Machine: g.kernel.Machine,
-		UptimeS: machine.Uptime().Seconds(), Cmdline: strings.TrimSpace(string(cmdline)), Match: match,
+		UptimeS: g.upAt.Seconds(), Cmdline: strings.TrimSpace(string(cmdline)), Match: match,
 	}})
 }
 

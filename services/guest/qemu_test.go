@@ -30,14 +30,22 @@ import (
 // user's cache directory (the same place as services/runner/qemu).
 
 type distro struct {
+	arch           string // Debian's name
 	image, release string
 	tree           string // holds lib/modules
 	busybox        string
 	guest          string // the program under test
 }
 
-var debian = sync.OnceValues(func() (distro, error) {
-	for _, tool := range []string{"qemu-system-x86_64", "apt-get", "dpkg", "mkfs.ext4"} {
+var debian = map[string]func() (distro, error){
+	"amd64": sync.OnceValues(func() (distro, error) { return fetchDistro("amd64") }),
+	"arm64": sync.OnceValues(func() (distro, error) { return fetchDistro("arm64") }),
+}
+
+var qemu = map[string]string{"amd64": "qemu-system-x86_64", "arm64": "qemu-system-aarch64"}
+
+func fetchDistro(arch string) (distro, error) {
+	for _, tool := range []string{qemu[arch], "apt-get", "dpkg", "mkfs.ext4"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			return distro{}, err
 		}
@@ -50,27 +58,29 @@ var debian = sync.OnceValues(func() (distro, error) {
 		}
 		root = filepath.Join(cache, "pullab-test")
 	}
-	tree, err := fetch(filepath.Join(root, "linux-amd64"), "linux-image-cloud-amd64", "boot/vmlinuz-*")
+	tree, err := fetch(filepath.Join(root, "linux-"+arch), "linux-image-cloud-"+arch, arch, "boot/vmlinuz-*")
 	if err != nil {
 		return distro{}, err
 	}
-	box, err := fetch(filepath.Join(root, "busybox-amd64"), "busybox-static", "bin/busybox")
-	if err != nil {
-		return distro{}, err
-	}
+	d := distro{arch: arch, tree: tree}
 	images, err := filepath.Glob(filepath.Join(tree, "boot/vmlinuz-*"))
 	if err != nil {
 		return distro{}, err
 	}
-	return distro{
-		image: images[0], release: strings.TrimPrefix(filepath.Base(images[0]), "vmlinuz-"),
-		tree: tree, busybox: filepath.Join(box, "bin/busybox"),
-	}, nil
-})
+	d.image, d.release = images[0], strings.TrimPrefix(filepath.Base(images[0]), "vmlinuz-")
+	if arch == "amd64" {
+		box, err := fetch(filepath.Join(root, "busybox-"+arch), "busybox-static", arch, "bin/busybox")
+		if err != nil {
+			return distro{}, err
+		}
+		d.busybox = filepath.Join(box, "bin/busybox")
+	}
+	return d, nil
+}
 
 // fetch unpacks a Debian package, or what a meta package depends on, to
 // dir/tree, unless the files that it is wanted for are there.
-func fetch(dir, pkg, want string) (string, error) {
+func fetch(dir, pkg, arch, want string) (string, error) {
 	tree := filepath.Join(dir, "tree")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err
@@ -97,7 +107,7 @@ func fetch(dir, pkg, want string) (string, error) {
 	}
 	options := []string{
 		"-o", "Dir::State=" + dir + "/state", "-o", "Dir::State::status=/dev/null", "-o", "Dir::Cache=" + dir + "/cache",
-		"-o", "APT::Architecture=amd64", "-o", "APT::Architectures=amd64", "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=", "-q",
+		"-o", "APT::Architecture=" + arch, "-o", "APT::Architectures=" + arch, "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=", "-q",
 	}
 	run := func(name string, args ...string) (string, error) {
 		cmd := exec.Command(name, args...)
@@ -138,38 +148,45 @@ func fetch(dir, pkg, want string) (string, error) {
 	return tree, os.Remove(debs[0])
 }
 
-var program = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "pullab-guest-test")
+// programs is where the guest is built, once for each arch.
+var programs = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "pullab-guest-test") })
+
+var build = map[string]func() (string, error){
+	"amd64": sync.OnceValues(func() (string, error) { return buildFor("amd64") }),
+	"arm64": sync.OnceValues(func() (string, error) { return buildFor("arm64") }),
+}
+
+func buildFor(arch string) (string, error) {
+	dir, err := programs()
 	if err != nil {
 		return "", err
 	}
-	out := filepath.Join(dir, "pullab-guest")
+	out := filepath.Join(dir, "pullab-guest-"+arch)
 	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", out, "./cmd/pullab-guest")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building the guest: %w\n%s", err, text)
 	}
 	return out, nil
-})
-
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if out, err := program(); err == nil {
-		os.RemoveAll(filepath.Dir(out))
-	}
-	os.Exit(code)
 }
 
-func needDebian(t *testing.T) distro {
+func TestMain(m *testing.M) {
+	m.Run()
+	if dir, err := programs(); err == nil {
+		os.RemoveAll(dir)
+	}
+}
+
+func needDebian(t *testing.T, arch string) distro {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("NOT RUN: -short; no real kernel was booted, so PID 1 was not tested at all")
 	}
-	d, err := debian()
+	d, err := debian[arch]()
 	if err != nil {
-		t.Skipf("NOT RUN: needs qemu-system-x86_64, mkfs.ext4, apt-get and Debian's archive: %v; no real kernel was booted, so PID 1 was not tested at all", err)
+		t.Skipf("NOT RUN: needs %s, mkfs.ext4, apt-get and Debian's archive: %v; no real %s kernel was booted, so PID 1 was not tested at all", qemu[arch], err, arch)
 	}
-	if d.guest, err = program(); err != nil {
+	if d.guest, err = build[arch](); err != nil {
 		t.Fatal(err)
 	}
 	return d
@@ -243,7 +260,12 @@ func (d distro) boot(t *testing.T, r run) heard {
 	}
 	args := []string{
 		"-accel", "tcg", "-m", "512", "-smp", "1", "-display", "none", "-no-reboot", "-nodefaults", "-serial", "file:" + console,
-		"-kernel", d.image, "-initrd", initrd, "-append", "console=ttyS0 panic=-1 rdinit=/pullab-guest",
+		"-kernel", d.image, "-initrd", initrd, "-append",
+	}
+	if d.arch == "arm64" {
+		args = append(args, "console=ttyAMA0 panic=-1 rdinit=/pullab-guest", "-machine", "virt", "-cpu", "cortex-a57")
+	} else {
+		args = append(args, "console=ttyS0 panic=-1 rdinit=/pullab-guest")
 	}
 	if r.serial {
 		args = append(args, "-serial", "file:"+port)
@@ -253,7 +275,7 @@ func (d distro) boot(t *testing.T, r run) heard {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", args...)
+	cmd := exec.CommandContext(ctx, qemu[d.arch], args...)
 	out, err := cmd.CombinedOutput()
 	h := heard{exit: err}
 	text, _ := os.ReadFile(console)
@@ -270,7 +292,7 @@ func (d distro) boot(t *testing.T, r run) heard {
 	reader := channel.NewReader(bytes.NewReader(said), key)
 	for {
 		m, err := reader.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {

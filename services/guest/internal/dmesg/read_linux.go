@@ -17,7 +17,7 @@ func Read() ([]Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening /dev/kmsg: %w", err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	var records []Record
 	buf := make([]byte, 16<<10)
 	for len(records) < maxRecords {

@@ -42,8 +42,7 @@ func OpenPort(node string) (*Port, error) {
 		return nil, &os.PathError{Op: "open", Path: node, Err: err}
 	}
 	if err := unix.SetNonblock(fd, false); err != nil {
-		unix.Close(fd)
-		return nil, err
+		return nil, errors.Join(err, unix.Close(fd))
 	}
 	p := &Port{os.NewFile(uintptr(fd), node)}
 	if err := p.raw(); err != nil {

@@ -172,7 +172,7 @@ func (r *Runner) judge(end ended, j job, argv []string, out *Capture, seen *tall
 
 func (r *Runner) row(t channel.Test, path string, start time.Duration, status, reason string) channel.Row {
 	return channel.Row{
-		TestID: t.ID, Path: path, Status: status, Reason: reason,
+		TestID: t.ID, Path: path, Status: status, Reason: line(reason),
 		StartS: start.Seconds(), TookS: (r.Uptime() - start).Seconds(),
 	}
 }
@@ -186,7 +186,17 @@ func note(row *channel.Row, key, text string) {
 	if row.Misc == nil {
 		row.Misc = map[string]string{}
 	}
-	row.Misc[key] = text
+	row.Misc[key] = line(text)
+}
+
+// line makes text, which may quote a test, fit for one line of a row.
+func line(text string) string {
+	const longest = 1000
+	runes := []rune(strings.Join(strings.Fields(Excerpt(text)), " "))
+	if len(runes) > longest {
+		return string(runes[:longest]) + "..."
+	}
+	return string(runes)
 }
 
 // Passed tells whether tests that depend on these rows may run.
@@ -248,13 +258,12 @@ func (r *Runner) exec(ctx context.Context, out io.Writer, name string, args ...s
 	}
 	copied := make(chan error, 1)
 	go func() { copied <- pump(io.MultiWriter(out, r.Console), read) }()
-	waited := make(chan error, 1)
-	go func() { waited <- r.Jail.Wait(cmd) }()
+	waited := make(chan ended, 1)
+	go func() { waited <- exitOf(r.Jail.Wait(cmd)) }()
 
 	var end ended
 	select {
-	case err := <-waited:
-		end = exitOf(err)
+	case end = <-waited:
 	case <-ctx.Done():
 		r.Jail.Kill(cmd)
 		end = ended{err: context.Cause(ctx), started: true}

@@ -235,6 +235,16 @@ for a; do [ "$last" = --json-report ] && printf '{"results":[{"test_fqn":"a","st
 	}
 }
 
+// TestReasonIsOneCleanLine: names come from the tests' output.
+func TestReasonIsOneCleanLine(t *testing.T) {
+	t.Parallel()
+	r, _, _ := bundle(t, selftest(`printf 'not ok 1 a\001\t\377b'; seq 3000 | while read i; do printf x; done; echo`))
+	row := r.Run(t.Context(), channel.Test{ID: "i", Type: "kselftest-x", Path: "p"})[0]
+	if n := utf8.RuneCountInString(row.Reason); row.Status != "FAIL" || !utf8.ValidString(row.Reason) || n > 1003 || !strings.Contains(row.Reason, "a \uFFFDbxxx") {
+		t.Errorf("%s, %d code points: %.80q", row.Status, n, row.Reason)
+	}
+}
+
 func TestPassed(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]bool{"": false, "PASS": true, "DONE": true, "PASS SKIP": true, "SKIP": false, "PASS FAIL": false, "ERROR": false, "PASS MISS": false} {
