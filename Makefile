@@ -81,7 +81,7 @@ bench: guest qemu ## jobs per second, durable writes, memory, and what the demo 
 fuzz: ## every fuzz target for FUZZTIME (20s)
 	@for d in $$(grep -rl --include=*_test.go '^func Fuzz' $(MODULES) | xargs -n1 dirname | sort -u); do \
 		for f in $$(grep -rhoE '^func Fuzz[A-Za-z0-9_]+' $$d/*_test.go | awk '{print $$2}'); do \
-			echo "fuzz $$d $$f"; $(GO) test ./$$d -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) || exit 1; \
+			echo "fuzz $$d $$f"; $(GO) test ./$$d -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x || exit 1; \
 		done; done
 
 .PHONY: poller

@@ -143,6 +143,7 @@ func TestRefusals(t *testing.T) {
 		{"secret file empty", "", "", []string{"KCIDB_JWT_FILE", empty}, nil, "is empty"},
 		{"origin", "", "", []string{"KCIDB_ORIGIN", "pull-labs-AWS"}, nil, `try "pull_labs_aws"`},
 		{"credentials in url", "", "", []string{"KERNELCI_API_BASE_URI", "https://u:hunter2@h/"}, nil, "must not carry credentials"},
+		{"missing", "", "", nil, []string{"kernelci.runtime_name="}, "Missing required configuration: kernelci.runtime_name"},
 		{"scheme", "", "", []string{"KCIDB_SUBMIT_URL", "ftp://h/"}, nil, "not an http or https URL"},
 		{"own rule", "", "", nil, []string{"poller.overlap=-1s"}, "must not be negative"},
 	} {

@@ -24,6 +24,10 @@ type KernelCI struct {
 	KCIDBRest       Secret   `key:"kcidb_rest" env:"KCIDB_REST" help:"https://<token>@host[/path]: submit URL and token in one, as kci-dev has it."`
 }
 
+// MissingPrefix begins the guide's message about a key that has no value; the
+// key follows. Operators search for it word for word.
+const MissingPrefix = "Missing required configuration:"
+
 // originPattern is KCIDB's (kernelci-wire.md section 4).
 var originPattern = regexp.MustCompile(`^[a-z0-9_]+$`)
 
@@ -31,13 +35,16 @@ var originPattern = regexp.MustCompile(`^[a-z0-9_]+$`)
 func (k KernelCI) Validate() error {
 	var errs []error
 	complain := func(format string, args ...any) { errs = append(errs, fmt.Errorf("kernelci."+format, args...)) }
+	missing := func(key string) { errs = append(errs, fmt.Errorf("%s kernelci.%s", MissingPrefix, key)) }
 	for _, u := range []struct{ key, value string }{{"api_base_uri", k.APIBaseURI}, {"kcidb_submit_url", k.KCIDBSubmitURL}} {
-		if err := checkURL(u.value); err != nil {
+		if u.value == "" {
+			missing(u.key)
+		} else if err := checkURL(u.value); err != nil {
 			complain("%s: %w", u.key, err)
 		}
 	}
 	if k.RuntimeName == "" {
-		complain("runtime_name is empty: give the runtime's name in the KernelCI scheduler, for example pull-labs-aws-ec2")
+		missing("runtime_name")
 	}
 	if k.PollIntervalSec < 1 {
 		complain("poll_interval_sec is %d: it must be at least 1 second", k.PollIntervalSec)

@@ -69,7 +69,7 @@ func newBench(b *testing.B, sync bool, slots int, takes time.Duration) *bench {
 	}
 	var cfg pullab.Config
 	set := append(pullab.DemoSettings(world), "runner.data_dir="+dir, "runner.arches=x86_64",
-		fmt.Sprintf("runner.slots=qemu=%d", slots), "logs.storage_url=", "translator.concurrency=64", "submitter.node_slots=64")
+		fmt.Sprintf("runner.slots=qemu=%d", slots), "logs.storage_url=", "kernelci.poll_interval_sec=30", "translator.concurrency=64", "submitter.node_slots=64")
 	if _, err := config.Load(&cfg, config.Source{Set: set}); err != nil {
 		b.Fatal(err)
 	}
