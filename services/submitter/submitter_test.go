@@ -31,7 +31,7 @@ import (
 
 func TestMain(m *testing.M) {
 	natstest.Register()
-	os.Exit(m.Run())
+	m.Run()
 }
 
 func settings() submitter.Config {
