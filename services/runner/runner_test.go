@@ -76,13 +76,14 @@ func (l *lab) runner(host string, b *bus.Bus) (stop func()) {
 	ctx, cancel := context.WithCancel(l.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
-	return func() {
-		l.Helper()
+	stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil && b == l.bus {
 			l.Errorf("Run: %v", err)
 		}
-	}
+	})
+	l.Cleanup(stop)
+	return stop
 }
 
 func plan(n int) *pullabv1.RunPlanned {
@@ -186,7 +187,7 @@ func TestShutdown(t *testing.T) {
 			t.Fatal("the machine was stopped with its runner")
 		}
 		l.sleep(time.Minute)
-		defer l.runner("a", l.bus)()
+		l.runner("a", l.bus)
 		f := l.results(1)[0]
 		if f.GetVerdict().GetResult() != pullabv1.Result_RESULT_PASS || f.GetAttempt() != 1 || len(l.cloud.Launched(f.GetRunId())) != 1 ||
 			f.GetFinishedAt().AsTime().Sub(f.GetStartedAt().AsTime()) != 10*time.Minute {
@@ -209,7 +210,7 @@ func TestCrash(t *testing.T) {
 		lost.Close()
 		stop()
 		begun := time.Now()
-		defer l.runner("a", l.bus)()
+		l.runner("a", l.bus)
 		f := l.results(1)[0]
 		if f.GetVerdict().GetResult() != pullabv1.Result_RESULT_PASS || len(l.cloud.Launched(f.GetRunId())) != 1 {
 			t.Errorf("%v", f)
@@ -228,7 +229,7 @@ func TestLabFails(t *testing.T) {
 		l.cloud.Script = func(executor.Run) executortest.Script {
 			return executortest.Script{AwaitErr: &executor.LabError{Reason: "lost", Fix: "Look at the machine room."}}
 		}
-		defer l.runner("a", l.bus)()
+		l.runner("a", l.bus)
 		l.offer(plan(1))
 		f := l.results(1)[0]
 		if f.GetVerdict().GetErrorCode() != "Infrastructure" || f.GetVerdict().GetFault() != pullabv1.Fault_FAULT_LAB || f.GetAttempt() != 3 ||
@@ -244,7 +245,7 @@ func TestLabFails(t *testing.T) {
 func TestRefusal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t)
-		defer l.runner("a", l.bus)()
+		l.runner("a", l.bus)
 		p := plan(1)
 		p.Executor, p.Refusal = topology.None, &pullabv1.Refusal{ErrorCode: "invalid_job_params", ErrorMsg: "artifacts.kernel is missing"}
 		l.offer(p)
@@ -268,7 +269,7 @@ func TestBigRows(t *testing.T) {
 			})
 		}
 		l.cloud.Script = func(executor.Run) executortest.Script { return s }
-		defer l.runner("a", l.bus)()
+		l.runner("a", l.bus)
 		l.offer(plan(1))
 		f := l.results(1)[0]
 		if f.GetRowsObject() == "" || len(f.GetRows()) != 0 || f.GetVerdict().GetResult() != pullabv1.Result_RESULT_FAIL {
@@ -347,6 +348,7 @@ func TestReaper(t *testing.T) {
 		l.offer(plan(1))
 		l.offer(plan(2))
 		l.results(1)
+		l.sleep(time.Second)
 		if l.cloud.Live() != 3 {
 			t.Fatalf("%d machines", l.cloud.Live())
 		}

@@ -499,6 +499,29 @@ func TestPoison(t *testing.T) {
 	})
 }
 
+// TestEndlessExecutor: calls that do not end with the run's time are ended.
+func TestEndlessExecutor(t *testing.T) {
+	for _, verb := range []executortest.Verb{executortest.Start, executortest.Await} {
+		t.Run(string(verb), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, nil)
+				w.cloud.Fault = func(ctx context.Context, c executortest.Call) error {
+					if c.Verb == verb {
+						return backoff.Sleep(ctx, 1000*time.Hour)
+					}
+					return nil
+				}
+				begun := time.Now()
+				w.process("a", 0).finish(plan(1))
+				f := w.published[0]
+				if f.GetVerdict().GetErrorCode() != "Infrastructure" || f.GetAttempt() != 3 || time.Since(begun) > 4*time.Hour {
+					t.Errorf("after %v: %v", time.Since(begun), f)
+				}
+			})
+		})
+	}
+}
+
 func TestContractBreach(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, nil)

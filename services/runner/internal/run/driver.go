@@ -113,7 +113,7 @@ type journey struct {
 func (j *journey) step(ctx context.Context) error {
 	ex := j.Executors[j.rec.Executor]
 	if ex == nil && j.rec.Phase != Collecting {
-		return queue.Stop(fmt.Errorf("run %s is on executor %q, which this runner does not have: check runner.executors", j.rec.RunID, j.rec.Executor))
+		return queue.Drop(fmt.Errorf("the plan names executor %q and came to a runner without it: its subject does not fit", j.rec.Executor))
 	}
 	switch j.rec.Phase {
 	case Launching:
@@ -219,13 +219,14 @@ func (j *journey) adopt(ctx context.Context) error {
 	return j.save(ctx)
 }
 
-// away tells whether the recorded machine can be reached only from another host.
+// away tells whether the recorded machine can be reached only by another runner.
 func (j *journey) away() bool {
+	missing := j.rec.Executor != topology.None && j.Executors[j.rec.Executor] == nil
 	switch j.rec.Phase {
 	case Launching:
-		return j.HostBound[j.rec.Executor] && j.rec.Owner.Host != j.Owner.Host
+		return missing || j.HostBound[j.rec.Executor] && j.rec.Owner.Host != j.Owner.Host
 	case Running:
-		return j.foreign(j.rec.Handle)
+		return missing || j.foreign(j.rec.Handle)
 	default:
 		return false
 	}
@@ -249,7 +250,9 @@ func (j *journey) launch(ctx context.Context, ex executor.Executor) error {
 	if err := os.MkdirAll(run.Dir, 0o755); err != nil {
 		return j.failed(ctx, &executor.LabError{Reason: "disk", Err: err, Fix: "Make runner.data_dir writable, or free space"})
 	}
-	h, err := ex.Start(ctx, run, j.progress(ctx))
+	sctx, cancel := within(ctx, j.rec.Deadline)
+	defer cancel()
+	h, err := ex.Start(sctx, run, j.progress(ctx))
 	if err != nil {
 		return j.failed(ctx, err)
 	}
@@ -257,9 +260,17 @@ func (j *journey) launch(ctx context.Context, ex executor.Executor) error {
 	return j.save(ctx)
 }
 
+// within ends with the lab's failure at t, for executors that would not: the
+// slot is not theirs for ever.
+func within(ctx context.Context, t time.Time) (context.Context, context.CancelFunc) {
+	return context.WithDeadlineCause(ctx, t, &executor.LabError{Reason: "deadline", Fix: "The executor was not done when the run's time was over"})
+}
+
 func (j *journey) watch(ctx context.Context, ex executor.Executor) error {
 	j.tell(ctx, pullabv1.RunPhase_RUN_PHASE_RUNNING, j.rec.Handle.ID)
-	o, err := ex.Await(ctx, j.run(), *j.rec.Handle, j.progress(ctx))
+	actx, cancel := within(ctx, j.rec.Deadline.Add(Overdue))
+	defer cancel()
+	o, err := ex.Await(actx, j.run(), *j.rec.Handle, j.progress(ctx))
 	if err != nil {
 		return j.failed(ctx, err)
 	}
