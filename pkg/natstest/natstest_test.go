@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pullab/pullab/pkg/backoff"
 	"github.com/pullab/pullab/pkg/natstest"
 	"github.com/pullab/pullab/pkg/topology"
 )
@@ -21,7 +22,9 @@ func TestBubbles(t *testing.T) {
 	for range 3 {
 		synctest.Test(t, func(t *testing.T) {
 			b := natstest.Start(t)
-			time.Sleep(time.Hour)
+			if err := backoff.Sleep(t.Context(), time.Hour); err != nil {
+				t.Fatal(err)
+			}
 			if err := topology.Verify(context.Background(), b, topology.Options{Replicas: 1, Memory: true}); err != nil {
 				t.Fatal(err)
 			}

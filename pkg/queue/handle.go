@@ -109,7 +109,7 @@ func (w *work) settle(ctx context.Context, msg *nats.Msg, d *Delivery, err error
 		w.answer(ctx, msg, back(0))
 		return
 	}
-	switch v := v.(type) {
+	switch v := v.(type) { //nolint:errorlint // verdict gives one of the four types itself, never wrapped
 	case nil:
 		w.answer(ctx, msg, ackDone)
 	case *DropError:
@@ -136,7 +136,7 @@ func (w *work) settle(ctx context.Context, msg *nats.Msg, d *Delivery, err error
 // interrupted tells the verdict of a handler that was told to stop from one
 // that it would have come to anyway.
 func interrupted(v error) bool {
-	switch v := v.(type) {
+	switch v := v.(type) { //nolint:errorlint // as above: v comes from verdict
 	case *RetryError:
 		return v.After < 0 || errors.Is(v, context.Canceled) || errors.Is(v, ErrStopping)
 	case *DropError:

@@ -53,7 +53,7 @@ func (in *Inbox) work(ctx context.Context, slots Slots, h Handler, drain bool) e
 	case errors.As(context.Cause(w.fetch), &stopped):
 		return stopped.Err
 	case ctx.Err() != nil:
-		return nil
+		return nil //nolint:nilerr // being told to stop is a clean end, whatever was cut short
 	default:
 		return err
 	}
@@ -98,7 +98,7 @@ func (w *work) loop(slots Slots, drain bool) error {
 		release, err := slots.Acquire(w.fetch)
 		if err != nil {
 			if w.fetch.Err() != nil {
-				return nil
+				return nil //nolint:nilerr // work says why fetch ended
 			}
 			return fmt.Errorf("waiting for a slot: %w", err)
 		}
@@ -112,7 +112,7 @@ func (w *work) loop(slots Slots, drain bool) error {
 		release()
 		switch {
 		case w.fetch.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // work says why fetch ended
 		case errors.Is(err, errLookAgain):
 			refused++
 			err = w.look(err, refused)
@@ -184,7 +184,7 @@ func (w *work) look(refusal error, n int) error {
 	}
 	zerolog.Ctx(w.fetch).Debug().Err(refusal).Str("consumer", w.config.Consumer).Msg("nothing pulled; looking again")
 	if err := backoff.Sleep(w.fetch, lookAgain.Delay(n)); err != nil {
-		return nil // the loop sees that fetch has ended
+		return nil //nolint:nilerr // the loop sees that fetch has ended
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pullab/pullab/pkg/backoff"
 	"github.com/pullab/pullab/pkg/natstest"
 	"github.com/pullab/pullab/pkg/queue"
 	"github.com/pullab/pullab/pkg/topology"
@@ -59,7 +60,9 @@ func TestPublishIsUnique(t *testing.T) {
 			t.Error("other id after it was acknowledged: not fresh")
 		}
 		drain(func(context.Context, *queue.Delivery) error { return nil })
-		time.Sleep(11 * time.Minute)
+		if err := backoff.Sleep(t.Context(), 11*time.Minute); err != nil {
+			t.Fatal(err)
+		}
 		if !publish("a", "1") {
 			t.Error("same id after the duplicate window: not fresh")
 		}
@@ -110,8 +113,7 @@ func TestPublishWaitsForRoom(t *testing.T) {
 			t.Errorf("full stream: %v", err)
 		}
 		stop := l.run(l.inbox(queue.InboxConfig{}), queue.FixedSlots(1), func(ctx context.Context, d *queue.Delivery) error {
-			time.Sleep(time.Minute)
-			return nil
+			return backoff.Sleep(ctx, time.Minute)
 		})
 		if fresh, err := out.Publish(ctx, topology.JobSubject("lab", "pc", "two"), "two", "two", &pullabv1.JobOffered{}); !fresh || err != nil {
 			t.Errorf("fresh %v, %v", fresh, err)

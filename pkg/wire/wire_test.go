@@ -155,7 +155,7 @@ func TestDecode(t *testing.T) {
 			if c.want == nil && wire.TypeOf(m) != c.typ {
 				t.Errorf("decoded %s as %s", c.typ, wire.TypeOf(m))
 			}
-			if c.want == wire.ErrUnknownType && !strings.Contains(err.Error(), "upgrade") {
+			if errors.Is(c.want, wire.ErrUnknownType) && !strings.Contains(err.Error(), "upgrade") {
 				t.Errorf("%v does not say what to do", err)
 			}
 		})

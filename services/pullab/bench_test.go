@@ -375,4 +375,3 @@ func bare(b *testing.B, command string) time.Duration {
 	}
 	return time.Since(start)
 }
-

@@ -76,7 +76,7 @@ func TestWholeFlow(t *testing.T) {
 // once runs the lab over a durable broker until nothing is left.
 func once(t *testing.T, dir string, world *standin.World) {
 	t.Helper()
-	ctx := zerolog.New(zerolog.NewTestWriter(t)).WithContext(t.Context()) //nolint:forbidigo // a test's log goes to the test
+	ctx := zerolog.New(zerolog.NewTestWriter(t)).WithContext(t.Context())
 	guests, err := guestbin.Unpack(filepath.Join(dir, "guest"))
 	if err != nil {
 		t.Fatal(err)

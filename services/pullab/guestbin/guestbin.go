@@ -49,7 +49,7 @@ func place(path string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name())
+	defer func() { _ = os.Remove(tmp.Name()) }() // gone already after the rename
 	if _, err := tmp.Write(b); err != nil {
 		tmp.Close()
 		return err

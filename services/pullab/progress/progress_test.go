@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/pullab/pullab/pkg/backoff"
 	pullabv1 "github.com/pullab/pullab/proto/gen/pullab/v1"
 	"github.com/pullab/pullab/services/pullab/progress"
 )
@@ -25,7 +26,9 @@ func TestLines(t *testing.T) {
 		d := progress.New(&b, false)
 		for _, p := range phases() {
 			d.Show(p)
-			time.Sleep(2 * time.Second) //nolint:forbidigo // fake time: this is how the bubble's clock moves
+			if err := backoff.Sleep(t.Context(), 2*time.Second); err != nil {
+				t.Fatal(err)
+			}
 		}
 		d.Note("done: %d", 1)
 		if want := "   0s  n1  fetching kernel\n   4s  n1  booting\ndone: 1\n"; b.String() != want {
