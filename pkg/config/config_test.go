@@ -131,6 +131,7 @@ func TestRefusals(t *testing.T) {
 		{"other service's section is left alone", "c.yaml", "submitter: {anything: 1}", nil, nil, ""},
 		{"wrong type", "c.yaml", "kernelci: {poll_interval_sec: [1]}", nil, nil, "kernelci.poll_interval_sec (from file): must be a whole number, not a list"},
 		{"number for a string", "c.yaml", "kernelci: {runtime_name: 5}", nil, nil, "must be a string"},
+		{"bare off", "c.yaml", "poller: {state: off}", nil, nil, "put it in quotes"},
 		{"bad duration", "c.yaml", "poller: {overlap: 30}", nil, nil, "write it with a unit"},
 		{"truncated json", "c.json", `{"kernelci": {"api_token":`, nil, nil, "at byte"},
 		{"two documents", "c.json", `{} {}`, nil, nil, "something follows the object"},

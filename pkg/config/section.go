@@ -177,7 +177,11 @@ func assign(dst reflect.Value, v any) error {
 	case string:
 		return assignText(dst, strings.TrimSpace(x))
 	case bool:
-		if dst.Kind() != reflect.Bool {
+		switch dst.Kind() {
+		case reflect.Bool:
+		case reflect.String:
+			return errors.New(`must be a string: YAML reads a bare on, off, yes or no as true or false, so put it in quotes`)
+		default:
 			return fmt.Errorf("must be %s, not true or false", kindName(dst))
 		}
 		dst.SetBool(x)

@@ -26,6 +26,9 @@ import (
 	pullabv1 "github.com/pullab/pullab/proto/gen/pullab/v1"
 )
 
+// pass lets a bubble's clock run on by d; no real time goes by.
+func pass(d time.Duration) { <-time.After(d) }
+
 func TestMain(m *testing.M) {
 	natstest.Register()
 	m.Run()
@@ -138,12 +141,12 @@ func TestTwoWorkersLongJobs(t *testing.T) {
 		}
 		h := func(ctx context.Context, d *queue.Delivery) error {
 			l.note("%s #%d", d.Node, d.Deliveries)
-			time.Sleep(3 * time.Minute)
+			pass(3 * time.Minute)
 			return ctx.Err()
 		}
 		a := l.run(l.inbox(queue.InboxConfig{}), queue.FixedSlots(1), h)
 		b := l.run(l.inbox(queue.InboxConfig{}), queue.FixedSlots(1), h)
-		time.Sleep(9*time.Minute + time.Second)
+		pass(9*time.Minute + time.Second)
 		if err := errors.Join(a(), b()); err != nil {
 			t.Fatal(err)
 		}
@@ -169,14 +172,14 @@ func TestCrashedWorker(t *testing.T) {
 			l.note("old: %v", context.Cause(ctx))
 			return nil
 		})
-		time.Sleep(50 * time.Second) // renewed at 20 s and 40 s
+		pass(50 * time.Second) // renewed at 20 s and 40 s
 		old.Conn.Close()
 		l.note("connection lost")
 		stop := l.run(l.inbox(queue.InboxConfig{}), queue.FixedSlots(1), func(ctx context.Context, d *queue.Delivery) error {
 			l.note("new #%d", d.Deliveries)
 			return nil
 		})
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		if err := stop(); err != nil {
 			t.Error(err)
 		}
@@ -202,7 +205,7 @@ func TestLeaseIsKept(t *testing.T) {
 			}
 			return nil
 		})
-		time.Sleep(7 * time.Hour)
+		pass(7 * time.Hour)
 		if err := stop(); err != nil {
 			t.Error(err)
 		}
@@ -262,7 +265,7 @@ func brokerRestart(t *testing.T, outage time.Duration, want []string) {
 		}
 		return nil
 	})
-	time.Sleep(25 * time.Second)
+	pass(25 * time.Second)
 	setup.Close()
 	server.Stop()
 	published := make(chan error, 1)
@@ -272,7 +275,7 @@ func brokerRestart(t *testing.T, outage time.Duration, want []string) {
 			&pullabv1.JobOffered{})
 		published <- err
 	}()
-	time.Sleep(outage)
+	pass(outage)
 	again, err := broker.Start(context.Background(), broker.Options{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
@@ -284,7 +287,7 @@ func brokerRestart(t *testing.T, outage time.Duration, want []string) {
 	if err := <-published; err != nil {
 		t.Error(err)
 	}
-	time.Sleep(6 * time.Minute)
+	pass(6 * time.Minute)
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
@@ -316,9 +319,9 @@ func TestIdleAcrossOutage(t *testing.T) {
 			l.note("%s #%d", d.Node, d.Deliveries)
 			return nil
 		})
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		server.Stop()
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		again, other := natstest.StartDir(t, dir)
 		for i := range 3 {
 			node := fmt.Sprint("job", i)
@@ -330,7 +333,7 @@ func TestIdleAcrossOutage(t *testing.T) {
 		r.server = again
 		r.mu.Unlock()
 		// Reconnecting and looking again are each at most 5 s apart.
-		time.Sleep(11 * time.Second)
+		pass(11 * time.Second)
 		if err := stop(); err != nil {
 			t.Error(err)
 		}
@@ -351,14 +354,14 @@ func TestDrop(t *testing.T) {
 			l.note("#%d", d.Deliveries)
 			return fmt.Errorf("outer: %w", queue.Drop(errors.New("the definition is beyond repair")))
 		})
-		time.Sleep(500 * time.Millisecond)
+		pass(500 * time.Millisecond)
 		if p, u := l.left(); p+u != 1 {
 			t.Fatalf("acknowledged without a copy: pending %d, unacked %d", p, u)
 		}
 		if err := topology.Apply(ctx, l.bus, topology.Options{Memory: true}); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -403,7 +406,7 @@ func TestPoison(t *testing.T) {
 			l.note("#%d", d.Deliveries)
 			panic("no such machine")
 		})
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -479,7 +482,7 @@ func TestStopHandsBack(t *testing.T) {
 				return errors.New("signal: killed")
 			}
 		})
-		time.Sleep(30 * time.Second)
+		pass(30 * time.Second)
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -505,10 +508,10 @@ func TestStopLetsFinish(t *testing.T) {
 		l.offer("job")
 		stop := l.run(l.inbox(queue.InboxConfig{}), queue.FixedSlots(1), func(ctx context.Context, d *queue.Delivery) error {
 			<-ctx.Done()
-			time.Sleep(90 * time.Second) // longer than AckWait: the lease goes on
+			pass(90 * time.Second) // longer than AckWait: the lease goes on
 			return nil
 		})
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -576,7 +579,7 @@ func TestStopError(t *testing.T) {
 func TestIdleStopsAtOnce(t *testing.T) {
 	bubble(t, func(t *testing.T, l *lab) {
 		stop := l.run(l.inbox(queue.InboxConfig{}), queue.FixedSlots(1), nil)
-		time.Sleep(time.Hour + 1234*time.Millisecond)
+		pass(time.Hour + 1234*time.Millisecond)
 		before := time.Now()
 		if err := stop(); err != nil {
 			t.Fatal(err)
@@ -603,7 +606,7 @@ func TestRetryTimes(t *testing.T) {
 					return errors.New("plain")
 				}
 			})
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -629,16 +632,16 @@ func TestPulledOnlyWithSlot(t *testing.T) {
 			l.offer(fmt.Sprint("job", i))
 		}
 		stop := l.run(l.inbox(queue.InboxConfig{}), queue.FixedSlots(2), func(ctx context.Context, d *queue.Delivery) error {
-			time.Sleep(10 * time.Minute)
+			pass(10 * time.Minute)
 			return nil
 		})
 		for range 35 {
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 			if _, u := l.left(); u > 2 {
 				t.Fatalf("%d messages held with 2 slots", u)
 			}
 		}
-		time.Sleep(10 * time.Minute)
+		pass(10 * time.Minute)
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
@@ -660,7 +663,7 @@ func TestSharedSlots(t *testing.T) {
 				var stops []func() error
 				h := func(ctx context.Context, d *queue.Delivery) error {
 					l.note("%s", d.Node)
-					time.Sleep(time.Minute)
+					pass(time.Minute)
 					return nil
 				}
 				for _, c := range []string{"runner-qemu-arm64", "runner-qemu-x86_64", "runner-command-arm64", "runner-command-x86_64", "runner-none"} {
@@ -668,7 +671,7 @@ func TestSharedSlots(t *testing.T) {
 					stops = append(stops, l.run(in, slots, h))
 				}
 				out := queue.NewOutbox(l.bus, topology.Runs)
-				time.Sleep(10 * time.Minute)
+				pass(10 * time.Minute)
 				for i, e := range []string{"qemu", "command", "qemu"} {
 					node := fmt.Sprint("n", i)
 					if _, err := out.Publish(context.Background(), topology.RunSubject(e, topology.Arches[i%2], node), node, node, &pullabv1.RunPlanned{}); err != nil {
@@ -676,7 +679,7 @@ func TestSharedSlots(t *testing.T) {
 					}
 				}
 				published := time.Since(l.start)
-				time.Sleep(3*time.Minute + 30*time.Second)
+				pass(3*time.Minute + 30*time.Second)
 				for _, stop := range stops {
 					if err := stop(); err != nil {
 						t.Error(err)
@@ -735,7 +738,7 @@ func TestMissingConsumer(t *testing.T) {
 		}
 		errs := make(chan error, 1)
 		go func() { errs <- l.inbox(queue.InboxConfig{}).Run(context.Background(), queue.FixedSlots(1), nil) }()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if err := l.bus.JS.DeleteConsumer(context.Background(), topology.Jobs, topology.Translator); err != nil {
 			t.Fatal(err)
 		}
