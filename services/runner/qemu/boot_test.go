@@ -124,8 +124,10 @@ func TestBoots(t *testing.T) {
 			if o.Kernel != executor.KernelBooted || o.Release != k.release || boot.GetStatus() != pass {
 				t.Fatalf("kernel %d %q, release %q, boot %v", o.Kernel, o.KernelReason, o.Release, boot)
 			}
-			if got["files.modules"].GetStatus() != pass {
-				t.Errorf("the modules are not in the machine: %v", got["files.modules"])
+			for _, path := range []string{"files.modules", "files.devices"} {
+				if got[path].GetStatus() != pass {
+					t.Errorf("%s: %v", path, got[path])
+				}
 			}
 			if boot.GetMisc()["time_to_userspace_s"] == "" || boot.GetDuration().AsDuration() <= 0 || o.Facts["accelerator"] != "tcg" || o.Facts["qemu_version"] == "" {
 				t.Errorf("facts %v, boot %v", o.Facts, boot)

@@ -223,25 +223,53 @@ func (p *preparation) rootDisk(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	id, err := derived.Identity(path)
+	from := rootdisk.Archives{Root: path}
+	if p.wantsKselftest() {
+		if from.Kselftest, release, err = p.fetch(ctx, "kselftest", p.run.Plan.GetBoot().GetKselftest()); err != nil {
+			return err
+		}
+		defer release()
+	}
+	size := int64(orDefault(int(p.run.Plan.GetMachine().GetDiskGib()), p.e.settings.DiskGiB)) << 30
+	key, err := diskKey(from, size)
 	if err != nil {
 		return err
 	}
-	size := int64(orDefault(int(p.run.Plan.GetMachine().GetDiskGib()), p.e.settings.DiskGiB)) << 30
-	img, _, done, err := derived.Get(ctx, p.e.derived, fmt.Sprintf("rootdisk 1 %s %d", id, size), func(f *os.File) (struct{}, error) {
+	img, _, done, err := derived.Get(ctx, p.e.derived, key, func(f *os.File) (struct{}, error) {
 		p.progress(pullabv1.RunPhase_RUN_PHASE_FETCHING, "making a disk from the root file system")
-		return struct{}{}, rootdisk.Convert(ctx, f, path, size)
+		return struct{}{}, rootdisk.Convert(ctx, f, from, size)
 	})
-	if errors.Is(err, rootdisk.ErrTooSmall) {
+	switch {
+	case errors.Is(err, rootdisk.ErrTooSmall):
 		return labError("launch", true, err, "Give the platform a larger disk_gib in the catalog.")
-	}
-	if err != nil {
+	case errors.Is(err, rootdisk.ErrKselftest):
+		return unreadable(ctx, "kselftest", err)
+	case err != nil:
 		return unreadable(ctx, "rootfs", err)
 	}
 	defer done()
 	p.hw.serial = rootSerial
 	p.hw.disk, err = p.place(img, "root.img")
 	return err
+}
+
+// wantsKselftest says whether a test needs the kernel's own tests. Nearly all
+// definitions name their archive, which is of one build; without it the disk
+// made from the root file system serves every build.
+func (p *preparation) wantsKselftest() bool {
+	return slices.ContainsFunc(p.run.Plan.GetTests(), func(t *pullabv1.TestPlan) bool {
+		return strings.HasPrefix(t.GetType(), "kselftest-")
+	})
+}
+
+// diskKey names a disk by the content of what it is made from.
+func diskKey(from rootdisk.Archives, size int64) (string, error) {
+	root, err := derived.Identity(from.Root)
+	if err != nil || from.Kselftest == "" {
+		return fmt.Sprintf("rootdisk 1 %s %d", root, size), err
+	}
+	tests, err := derived.Identity(from.Kselftest)
+	return fmt.Sprintf("rootdisk 1 %s %d kselftest %s", root, size, tests), err
 }
 
 // unreadable is for an archive that is here and cannot be used.

@@ -5,7 +5,9 @@
 // (Documentation/driver-api/early-userspace/buffer-format.rst). They lie in
 // this order, each at a multiple of 512 bytes with zeros between:
 //
-//  1. ours: the guest program, its plan and an empty /lib;
+//  1. ours: the guest program, its plan, an empty /lib, and /dev with the two
+//     devices that a program needs before it can mount anything: Go's runtime
+//     opens /dev/null, and the kernel gives /dev/console to its first process;
 //  2. the job's ramdisk, in whatever compression it came;
 //  3. the module tree below /lib/modules.
 //
@@ -233,6 +235,9 @@ func ours(w io.Writer, p Parts) error {
 	if err != nil {
 		return fmt.Errorf("reading the guest program: %w", err)
 	}
+	if err := devices(w); err != nil {
+		return err
+	}
 	c := cpio.NewWriter(w)
 	for _, m := range []struct {
 		name string
@@ -240,7 +245,6 @@ func ours(w io.Writer, p Parts) error {
 		body []byte
 	}{
 		{"lib", cpio.TypeDir | 0o755, nil},
-		{"dev", cpio.TypeDir | 0o755, nil},
 		{path.Dir(PlanPath), cpio.TypeDir | 0o700, nil},
 		{GuestPath, cpio.TypeReg | 0o755, guest},
 		{PlanPath, cpio.TypeReg | 0o600, p.Plan},
@@ -253,6 +257,34 @@ func ours(w io.Writer, p Parts) error {
 		}
 	}
 	return c.Close()
+}
+
+// devices writes /dev with the numbers of Linux's
+// Documentation/admin-guide/devices.txt. Package cpio has no field for them, so
+// these are headers by hand: ino, mode, uid, gid, nlink, mtime, filesize,
+// major, minor, rmajor, rminor, namesize, check.
+func devices(w io.Writer) error {
+	for _, d := range []struct {
+		name         string
+		mode         cpio.FileMode
+		major, minor int
+	}{
+		{"dev", cpio.TypeDir | 0o755, 0, 0},
+		{"dev/console", cpio.TypeChar | 0o600, 5, 1},
+		{"dev/null", cpio.TypeChar | 0o666, 1, 3},
+	} {
+		head := "070701"
+		for _, field := range []int{0, int(d.mode), 0, 0, 1, 0, 0, 0, 0, d.major, d.minor, len(d.name) + 1, 0} {
+			head += fmt.Sprintf("%08x", field)
+		}
+		head += d.name + "\x00"
+		// The next header begins at a multiple of 4.
+		head += strings.Repeat("\x00", -len(head)&3)
+		if _, err := io.WriteString(w, head); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func appendFile(w io.Writer, name string) error {

@@ -160,9 +160,10 @@ func TestBuild(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := out.Bytes()
-	if got := names(t, bytes.NewReader(b)); !reflect.DeepEqual(got, []string{"lib", "dev", "pullab", GuestPath, PlanPath}) {
+	if got := names(t, bytes.NewReader(b)); !reflect.DeepEqual(got, []string{"dev", "dev/console", "dev/null", "lib", "pullab", GuestPath, PlanPath}) {
 		t.Errorf("first archive holds %q", got)
 	}
+	checkDevices(t, b)
 	last := 0
 	for _, part := range []string{ramdisk, modules} {
 		at := bytes.Index(b, []byte(part))
@@ -173,6 +174,27 @@ func TestBuild(t *testing.T) {
 	}
 	if len(b)%align != 0 {
 		t.Errorf("length %d", len(b))
+	}
+}
+
+// checkDevices looks at the raw headers (Linux
+// Documentation/driver-api/early-userspace/buffer-format.rst): the reader of
+// package cpio leaves the numbers out.
+func checkDevices(t *testing.T, b []byte) {
+	t.Helper()
+	for name, want := range map[string]struct{ mode, major, minor string }{
+		"dev/console": {"00002180", "00000005", "00000001"}, // 020600
+		"dev/null":    {"000021b6", "00000001", "00000003"}, // 020666
+	} {
+		at := bytes.Index(b, []byte(name+"\x00")) - 110
+		if at < 0 || at%4 != 0 || string(b[at:at+6]) != "070701" {
+			t.Errorf("no header of %s", name)
+			continue
+		}
+		field := func(i int) string { return string(b[at+6+8*i:][:8]) }
+		if field(1) != want.mode || field(9) != want.major || field(10) != want.minor || field(6) != "00000000" {
+			t.Errorf("%s: %s", name, b[at:at+110])
+		}
 	}
 }
 

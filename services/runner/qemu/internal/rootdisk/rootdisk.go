@@ -1,5 +1,5 @@
 // Package rootdisk makes a disk image with a writable ext4 file system from
-// the tar archive of a root file system, without root rights, a mount, or any
+// the tar archives of a root file system and of the kernel's tests, without root rights, a mount, or any
 // tool of the host.
 //
 // hcsshim's tar2ext4 writes a compact file system: every block up to its end
@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"strings"
 
 	"github.com/Microsoft/hcsshim/ext4/tar2ext4"
@@ -40,9 +41,26 @@ const (
 // ErrTooSmall is given when the archive does not fit on the disk.
 var ErrTooSmall = errors.New("the root file system does not fit on the disk")
 
-// Convert writes the archive at path to file, a new empty file, as a disk of
-// size bytes, rounded up to 128 MiB. Free blocks are holes.
-func Convert(ctx context.Context, file *os.File, path string, size int64) error {
+// ErrKselftest is given when the archive of the kernel's tests is at fault.
+var ErrKselftest = errors.New("the archive of kselftests")
+
+// KselftestDir is where the guest looks first for run_kselftest.sh.
+const KselftestDir = "opt/kselftests"
+
+// Archives are what a disk is made from.
+type Archives struct {
+	// Root is the root file system's.
+	Root string
+	// Kselftest holds the kernel's own tests as make gen_tar packs them
+	// (tools/testing/selftests/Makefile), run_kselftest.sh at the top, or all of
+	// it in one directory, as older kernels packed it. It takes the place of
+	// KselftestDir. Empty without one.
+	Kselftest string
+}
+
+// Convert writes the archives to file, a new empty file, as a disk of size
+// bytes, rounded up to 128 MiB. Free blocks are holes.
+func Convert(ctx context.Context, file *os.File, from Archives, size int64) error {
 	size = (size + groupBytes - 1) / groupBytes * groupBytes
 	if size > maxGiB<<30 {
 		return fmt.Errorf("a root disk of %d GiB is larger than %d GiB", size>>30, maxGiB)
@@ -50,7 +68,7 @@ func Convert(ctx context.Context, file *os.File, path string, size int64) error 
 	pr, pw := io.Pipe()
 	done := make(chan error, 1)
 	go func() {
-		err := tidy(ctx, pw, path, size)
+		err := pour(ctx, pw, from, size)
 		pw.CloseWithError(err)
 		done <- err
 	}()
@@ -65,58 +83,128 @@ func Convert(ctx context.Context, file *os.File, path string, size int64) error 
 	return grow(file, size)
 }
 
-// errEnded is what tidy sees when the other side gave up; the reason is there.
+// errEnded is what pour sees when the other side gave up; the reason is there.
 var errEnded = errors.New("conversion ended")
 
-// tidy copies the archive without what tar2ext4 does not know, in plain
+// pour makes one archive of all, without what tar2ext4 does not know, in plain
 // headers.
-func tidy(ctx context.Context, w io.Writer, path string, size int64) error {
-	out := tar.NewWriter(w)
+func pour(ctx context.Context, w io.Writer, from Archives, size int64) error {
 	// A twentieth is kept for inodes, maps and directories.
-	room := size - size/20
-	err := archive.Walk(ctx, path, size+maxHeadersSize, func(h *tar.Header, r io.Reader) error {
-		switch h.Typeflag {
-		case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeLink, tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
-		case tar.TypeGNUSparse, tar.TypeCont:
-			h.Typeflag = tar.TypeReg
-		default:
-			return nil
+	p := &pourer{out: tar.NewWriter(w), size: size, room: size - size/20}
+	keep := func(name string) (string, bool) { return strings.TrimPrefix(name, "./"), true }
+	if from.Kselftest == "" {
+		if err := p.add(ctx, from.Root, keep); err != nil {
+			return err
 		}
-		h.Name = strings.TrimPrefix(h.Name, "./")
-		h.Linkname = linkname(h)
-		if h.Name == "" {
-			h.Name = "/"
-		}
-		if room -= (h.Size + blockSize - 1) &^ (blockSize - 1); room < 0 {
-			return fmt.Errorf("%w of %d MiB", ErrTooSmall, size>>20)
-		}
-		h.Format = tar.FormatPAX
-		for k := range h.PAXRecords {
-			if strings.HasPrefix(k, "GNU.sparse.") {
-				delete(h.PAXRecords, k)
-			}
-		}
-		if err := out.WriteHeader(h); err != nil {
-			return fmt.Errorf("archive member %q: %w", h.Name, err)
-		}
-		_, err := io.Copy(out, r)
-		return err
-	})
-	if errors.Is(err, archive.ErrTooLarge) {
-		return fmt.Errorf("%w of %d MiB", ErrTooSmall, size>>20)
+		return p.out.Close()
 	}
+	top, err := kselftestTop(ctx, from.Kselftest, size)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrKselftest, err)
+	}
+	// tar2ext4 cannot write a file twice.
+	err = p.add(ctx, from.Root, func(name string) (string, bool) {
+		if _, inside := below(KselftestDir, name); inside {
+			return "", false
+		}
+		return keep(name)
+	})
 	if err != nil {
 		return err
 	}
-	return out.Close()
+	err = p.add(ctx, from.Kselftest, func(name string) (string, bool) {
+		rest, ok := below(top, name)
+		return path.Join(KselftestDir, rest), ok
+	})
+	if err != nil && !errors.Is(err, ErrTooSmall) && !errors.Is(err, errEnded) {
+		return fmt.Errorf("%w: %w", ErrKselftest, err)
+	}
+	return errors.Join(err, p.out.Close())
 }
 
-// linkname of a hard link is a member's name; that of a symbolic link is text.
-func linkname(h *tar.Header) string {
-	if h.Typeflag == tar.TypeLink {
-		return strings.TrimPrefix(h.Linkname, "./")
+// below gives the rest of name if it is dir or in it.
+func below(dir, name string) (rest string, ok bool) {
+	clean := path.Clean("/" + name)
+	rest, ok = strings.CutPrefix(clean, path.Clean("/"+dir))
+	return strings.TrimPrefix(rest, "/"), ok && (rest == "" || rest[0] == '/' || dir == "")
+}
+
+// errFound ends a walk early.
+var errFound = errors.New("found")
+
+// kselftestTop finds the directory of the archive that holds run_kselftest.sh.
+// A name cannot tell: the tests have a directory kselftest of their own.
+func kselftestTop(ctx context.Context, file string, size int64) (string, error) {
+	top := ""
+	err := archive.Walk(ctx, file, size+maxHeadersSize, func(h *tar.Header, _ io.Reader) error {
+		dir, base := path.Split(path.Clean("/" + h.Name))
+		if dir = strings.Trim(dir, "/"); base != "run_kselftest.sh" || strings.Contains(dir, "/") {
+			return nil
+		}
+		top = dir
+		return errFound
+	})
+	switch {
+	case errors.Is(err, errFound):
+		return top, nil
+	case errors.Is(err, archive.ErrTooLarge):
+		return "", fmt.Errorf("%w of %d MiB", ErrTooSmall, size>>20)
+	case err != nil:
+		return "", err
 	}
-	return h.Linkname
+	return "", errors.New("there is no run_kselftest.sh at its top or in a directory there")
+}
+
+// pourer writes members as long as they fit.
+type pourer struct {
+	out        *tar.Writer
+	size, room int64
+}
+
+// add copies an archive. place gives a member's name on the disk, false for one
+// that is to be left out.
+func (p *pourer) add(ctx context.Context, file string, place func(string) (string, bool)) error {
+	err := archive.Walk(ctx, file, p.size+maxHeadersSize, func(h *tar.Header, r io.Reader) error {
+		return p.member(h, r, place)
+	})
+	if errors.Is(err, archive.ErrTooLarge) {
+		return fmt.Errorf("%w of %d MiB", ErrTooSmall, p.size>>20)
+	}
+	return err
+}
+
+func (p *pourer) member(h *tar.Header, r io.Reader, place func(string) (string, bool)) error {
+	switch h.Typeflag {
+	case tar.TypeReg, tar.TypeDir, tar.TypeSymlink, tar.TypeChar, tar.TypeBlock, tar.TypeFifo:
+	case tar.TypeLink:
+		// Names a member; a symbolic link's is text.
+		h.Linkname, _ = place(h.Linkname)
+	case tar.TypeGNUSparse, tar.TypeCont:
+		h.Typeflag = tar.TypeReg
+	default:
+		return nil
+	}
+	name, ok := place(h.Name)
+	if !ok {
+		return nil
+	}
+	if h.Name = name; h.Name == "" {
+		h.Name = "/"
+	}
+	if p.room -= (h.Size + blockSize - 1) &^ (blockSize - 1); p.room < 0 {
+		return fmt.Errorf("%w of %d MiB", ErrTooSmall, p.size>>20)
+	}
+	h.Format = tar.FormatPAX
+	for k := range h.PAXRecords {
+		if strings.HasPrefix(k, "GNU.sparse.") {
+			delete(h.PAXRecords, k)
+		}
+	}
+	if err := p.out.WriteHeader(h); err != nil {
+		return fmt.Errorf("archive member %q: %w", h.Name, err)
+	}
+	_, err := io.Copy(p.out, r)
+	return err
 }
 
 // super holds the fields of an ext4 super block that grow needs

@@ -63,7 +63,7 @@ func disk(t *testing.T, archive string, size int64) (string, error) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	return f.Name(), Convert(t.Context(), f, archive, size)
+	return f.Name(), Convert(t.Context(), f, Archives{Root: archive}, size)
 }
 
 func tool(t *testing.T, name string, args ...string) string {
@@ -135,6 +135,91 @@ func field(t *testing.T, info, name string) int {
 	}
 	t.Fatalf("no %q in %s", name, info)
 	return 0
+}
+
+// testsFile is an archive of kselftests with its members below top.
+func testsFile(t *testing.T, top string, names ...string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "kselftest.tar.gz")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z := gzip.NewWriter(f)
+	w := tar.NewWriter(z)
+	put := func(h tar.Header, body string) {
+		h.Size = int64(len(body))
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(w, body)
+	}
+	put(tar.Header{Typeflag: tar.TypeDir, Name: top, Mode: 0o755}, "")
+	for _, name := range names {
+		put(tar.Header{Typeflag: tar.TypeReg, Name: top + name, Mode: 0o744}, "new "+name)
+	}
+	if len(names) > 0 {
+		put(tar.Header{Typeflag: tar.TypeLink, Name: top + "hard", Linkname: top + names[0]}, "")
+		put(tar.Header{Typeflag: tar.TypeSymlink, Name: top + "soft", Linkname: "./hard"}, "")
+	}
+	if err := errors.Join(w.Close(), z.Close(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestKselftest(t *testing.T) {
+	t.Parallel()
+	// What make gen_tar installs beside the collections.
+	names := []string{"kselftest/runner.sh", "run_kselftest.sh", "arm64/fp/fp-stress"}
+	for _, top := range []string{"./", "kselftest/", "./kselftest_install/"} {
+		t.Run(top, func(t *testing.T) {
+			t.Parallel()
+			f, err := os.Create(filepath.Join(t.TempDir(), "root.img"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			// The root file system has older tests in the same place.
+			root := testsFile(t, "./opt/kselftests/", append(names, "stale")...)
+			if err := Convert(t.Context(), f, Archives{Root: root, Kselftest: testsFile(t, top, names...)}, 128<<20); err != nil {
+				t.Fatal(err)
+			}
+			tool(t, "e2fsck", "-f", "-n", f.Name())
+			for _, name := range names {
+				if got := tool(t, "debugfs", "-R", "cat /opt/kselftests/"+name, f.Name()); !strings.Contains(got, "new "+name) {
+					t.Errorf("%s: %q", name, got)
+				}
+			}
+			list := tool(t, "debugfs", "-R", "ls -p /opt/kselftests", f.Name())
+			if !strings.Contains(list, "/100744/0/0/run_kselftest.sh/") || !strings.Contains(list, "/soft/") || !strings.Contains(list, "/hard/") || strings.Contains(list, "stale") {
+				t.Errorf("%s", list)
+			}
+		})
+	}
+}
+
+func TestBrokenKselftest(t *testing.T) {
+	t.Parallel()
+	root := archiveFile(t, 1, []byte("x"))
+	html := filepath.Join(t.TempDir(), "page")
+	if err := os.WriteFile(html, []byte(strings.Repeat("<html>", 500)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, file := range map[string]string{
+		"no run_kselftest.sh": testsFile(t, "./", "other"),
+		"too deep":            testsFile(t, "a/b/", "run_kselftest.sh"),
+		"html":                html,
+	} {
+		f, err := os.Create(filepath.Join(t.TempDir(), "root.img"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Convert(t.Context(), f, Archives{Root: root, Kselftest: file}, 128<<20); !errors.Is(err, ErrKselftest) {
+			t.Errorf("%s gave %v", name, err)
+		}
+		f.Close()
+	}
 }
 
 func TestTooSmall(t *testing.T) {

@@ -42,9 +42,12 @@ type guest struct {
 	// port is the raw device, for forging.
 	port *os.File
 	rows int
+	// bare is what /dev lacked before anything was mounted.
+	bare error
 }
 
 func run() error {
+	g := &guest{bare: devices()}
 	for _, m := range [][2]string{{"/proc", "proc"}, {"/sys", "sysfs"}, {"/dev", "devtmpfs"}} {
 		if err := os.MkdirAll(m[0], 0o755); err != nil {
 			return err
@@ -57,7 +60,6 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	g := &guest{}
 	if err := json.Unmarshal(b, &g.plan); err != nil {
 		return err
 	}
@@ -160,10 +162,27 @@ func (g *guest) files() error {
 			return err
 		}
 	}
+	if err := g.report("files.devices", g.bare); err != nil {
+		return err
+	}
 	if g.plan.RootSerial == "" {
 		return nil
 	}
 	return g.report("files.disk", g.disk())
+}
+
+// devices looks for those that the initial file system must bring.
+func devices() error {
+	for path, want := range map[string]uint64{"/dev/console": 5<<8 | 1, "/dev/null": 1<<8 | 3} {
+		var st syscall.Stat_t
+		if err := syscall.Stat(path, &st); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if st.Mode&syscall.S_IFMT != syscall.S_IFCHR || st.Rdev != want {
+			return fmt.Errorf("%s is device %#x of mode %o", path, st.Rdev, st.Mode)
+		}
+	}
+	return nil
 }
 
 func (g *guest) report(path string, err error) error {
