@@ -4,11 +4,15 @@
 package composetest
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -35,8 +39,9 @@ func TestDemoJobEndsAsAcceptedRows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	prefix := cmp.Or(os.Getenv("IMAGE_PREFIX"), "pullab")
 	up := stack.WithEnv(map[string]string{
-		"NATS_IMAGE": "pullab/nats", "NATS_PORT": "14222",
+		"IMAGE_PREFIX": prefix, "NATS_IMAGE": prefix + "/nats", "NATS_PORT": "14222",
 		"STANDIN_API_PORT": "18088", "STANDIN_STORAGE_PORT": "18089", "STANDIN_KCIDB_PORT": "18090",
 	})
 	t.Cleanup(func() {
@@ -56,16 +61,24 @@ func TestDemoJobEndsAsAcceptedRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("first accepted row %.1f s after docker compose up", time.Since(started).Seconds())
-	boot := false
 	for _, r := range rows {
 		t.Logf("%s %s %s", r.Path, r.Status, r.LogURL)
-		if r.Path == "boot" {
-			boot = r.Status == "PASS" && r.Origin == "pullab_demo" && strings.HasPrefix(r.BuildID, "maestro:") && r.LogURL != ""
+		if r.Status != "PASS" || r.Origin != "pullab_demo" || !strings.HasPrefix(r.BuildID, "maestro:") {
+			t.Errorf("row %+v: want PASS, origin pullab_demo, and a maestro build", r)
 		}
 	}
-	if !boot {
-		logs(t, stack)
-		t.Errorf("no passing boot row with build and log among %+v", rows)
+	boot := slices.IndexFunc(rows, func(r row) bool { return r.Path == "boot" })
+	if boot < 0 {
+		t.Fatalf("no boot row among %+v", rows)
+	}
+	// Inside, the storage is standin:8089.
+	url := strings.Replace(rows[boot].LogURL, "//standin:8089/", "//127.0.0.1:18089/", 1)
+	console, err := get(ctx, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Contains(console, []byte("Linux version ")) {
+		t.Errorf("the console at %s is no Linux kernel's: %.200q", url, console)
 	}
 }
 
@@ -83,26 +96,50 @@ func engine(t *testing.T) {
 	}
 }
 
-// accepted asks until the stand-in has rows.
+// accepted asks until the stand-in has test rows.
 func accepted(ctx context.Context, url string) ([]row, error) {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	last := error(nil)
 	for {
-		rows, err := get(ctx, url)
-		if err == nil && len(rows) > 0 {
+		rows, last := rowsAt(ctx, url)
+		if len(rows) > 0 {
 			return rows, nil
 		}
-		last = err
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("no rows were accepted in time; last answer: %v", last)
+			return nil, fmt.Errorf("no rows were accepted in time; last error: %w", last)
 		case <-tick.C:
 		}
 	}
 }
 
-func get(ctx context.Context, url string) ([]row, error) {
+func rowsAt(ctx context.Context, url string) ([]row, error) {
+	b, err := get(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	var answer struct {
+		Rows []struct {
+			Kind string `json:"kind"`
+			Row  row    `json:"row"`
+		} `json:"rows"`
+	}
+	if err := json.Unmarshal(b, &answer); err != nil {
+		return nil, err
+	}
+	var rows []row
+	for _, e := range answer.Rows {
+		if e.Kind == "tests" {
+			rows = append(rows, e.Row)
+		}
+	}
+	return rows, nil
+}
+
+// maxBody is far more than a console.
+const maxBody = 16 << 20
+
+func get(ctx context.Context, url string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
@@ -112,20 +149,10 @@ func get(ctx context.Context, url string) ([]row, error) {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	var entries []struct {
-		Kind string `json:"kind"`
-		Row  row    `json:"row"`
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s: %s", url, resp.Status)
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&entries); err != nil {
-		return nil, err
-	}
-	var rows []row
-	for _, e := range entries {
-		if e.Kind == "tests" {
-			rows = append(rows, e.Row)
-		}
-	}
-	return rows, nil
+	return io.ReadAll(io.LimitReader(resp.Body, maxBody))
 }
 
 // logs prints what each container said, for a failing test.
@@ -142,9 +169,8 @@ func logs(t *testing.T, stack *compose.DockerCompose) {
 			t.Logf("%s: %v", s, err)
 			continue
 		}
-		b := make([]byte, 8192)
-		n, _ := r.Read(b)
-		t.Logf("--- %s\n%s", s, b[:n])
+		b, _ := io.ReadAll(io.LimitReader(r, 64<<10))
+		t.Logf("--- %s\n%s", s, b)
 		r.Close()
 	}
 }
