@@ -136,6 +136,16 @@ type nodeDoc struct {
 
 // decodeNode reads a node; nil for null.
 func decodeNode(b []byte) (*Node, error) {
+	n, err := decodeTyped(b)
+	if err != nil || n == nil {
+		return nil, err
+	}
+	return n, unmarshal(b, &n.Doc)
+}
+
+// decodeTyped leaves Doc out: in a page of a thousand events it would be decoded
+// for nobody, since whoever writes a node reads it anew.
+func decodeTyped(b []byte) (*Node, error) {
 	var d *nodeDoc
 	if err := unmarshal(b, &d); err != nil || d == nil {
 		return nil, err
@@ -166,7 +176,7 @@ func decodeNode(b []byte) (*Node, error) {
 		}
 		n.Artifacts[name] = *u
 	}
-	return n, unmarshal(b, &n.Doc)
+	return n, nil
 }
 
 // elements splits a JSON array, so that each element is decoded on its own.
@@ -253,7 +263,7 @@ func decodeEvent(raw json.RawMessage) Event {
 		errs = append(errs, err)
 	}
 	if len(doc.Node) > 0 {
-		n, err := decodeNode(doc.Node)
+		n, err := decodeTyped(doc.Node)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("node: %w", err))
 		}

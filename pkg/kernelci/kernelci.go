@@ -122,7 +122,8 @@ func (c *Client) Now() (time.Time, bool) {
 }
 
 // Node is a node, typed where pullab looks at it. Doc is the whole document as
-// it came, numbers as json.Number, so that a write can send every field back.
+// it came, numbers as json.Number, so that a write can send every field back; it
+// is nil in events.
 type Node struct {
 	ID, Kind, Name   string
 	Path             []string

@@ -185,6 +185,9 @@ type artifact struct {
 
 // index writes artifacts.json.
 func index(dir, runID string, files []*pullabv1.StoredFile) error {
+	if len(files) == 0 {
+		return nil
+	}
 	doc := struct {
 		SchemaVersion int        `json:"schema_version"`
 		RunPrefix     string     `json:"run_prefix"`
