@@ -136,6 +136,19 @@ func TestBoots(t *testing.T) {
 	}
 }
 
+// shippedGuest builds services/guest and gives its directory.
+func shippedGuest(t *testing.T, arch string) string {
+	t.Helper()
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", Settings{GuestDir: dir}.guest(arch), "./cmd/pullab-guest")
+	cmd.Dir = filepath.Join("..", "..", "guest")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+goarch(arch), "GOFLAGS=", "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("building services/guest: %v\n%s", err, out)
+	}
+	return dir
+}
+
 // The guest program that is shipped, on both arches.
 func TestRealGuest(t *testing.T) {
 	t.Parallel()
@@ -144,13 +157,7 @@ func TestRealGuest(t *testing.T) {
 			t.Parallel()
 			k := needKernel(t, arch)
 			s := settings(t)
-			s.GuestDir = t.TempDir()
-			cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", s.guest(arch), "./cmd/pullab-guest")
-			cmd.Dir = filepath.Join("..", "..", "guest")
-			cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+goarch(arch), "GOFLAGS=", "GOWORK=off")
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Fatalf("building services/guest: %v\n%s", err, out)
-			}
+			s.GuestDir = shippedGuest(t, arch)
 			plan := bootPlan(k, arch, "")
 			plan.Tests = plan.Tests[:1]
 			plan.Tests[0].Parameters = nil
@@ -382,6 +389,101 @@ func TestRootDisk(t *testing.T) {
 		if r := rows(o)["files.disk"]; r.GetStatus() != pass {
 			t.Fatalf("attempt %d: %v", run.Attempt, r)
 		}
+	}
+}
+
+// tarball writes an archive of regular files, and of symbolic links where the
+// body begins with "-> ".
+func tarball(t *testing.T, name string, files map[string]string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z := gzip.NewWriter(f)
+	w := tar.NewWriter(z)
+	for name, body := range files {
+		h := &tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(body))}
+		if to, ok := strings.CutPrefix(body, "-> "); ok {
+			h.Typeflag, h.Linkname, h.Size, body = tar.TypeSymlink, to, 0, ""
+		}
+		if err := w.WriteHeader(h); err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(w, body)
+	}
+	if err := errors.Join(w.Close(), z.Close(), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// A job's kselftests run with the shipped guest in the job's root file system,
+// on both arches and on both kinds of disk.
+func TestKselftest(t *testing.T) {
+	t.Parallel()
+	for arch, disk := range map[string]string{"x86_64": "virtio", "arm64": "nvme"} {
+		t.Run(arch, func(t *testing.T) {
+			t.Parallel()
+			k := needKernel(t, arch)
+			busybox, err := os.ReadFile(needBusybox(t, arch))
+			if err != nil {
+				t.Fatal(err)
+			}
+			plan := bootPlan(k, arch, "")
+			plan.Machine.Options = map[string]string{"disk": disk}
+			plan.Boot.Modules = fileURL(modulesArchive(t, k, k.release))
+			plan.Boot.Rootfs = fileURL(tarball(t, "rootfs.tar.gz", map[string]string{
+				"./bin/busybox": string(busybox), "./bin/sh": "-> busybox", "./opt/kselftests/run_kselftest.sh": "#!/bin/sh\nexit 9\n",
+			}))
+			plan.Boot.Kselftest = fileURL(tarball(t, "kselftest.tar.gz", map[string]string{
+				"./run_kselftest.sh":     "#!/bin/sh\ncd ${0%/*}\n. ./kselftest/runner.sh\n",
+				"./kselftest/runner.sh":  "echo TAP version 13\necho 1..2\n. ./$2/tests.sh\n",
+				"./good/tests.sh":        "echo ok 1 selftests: good: one\necho ok 2 selftests: good: two\n",
+				"./bad/tests.sh":         "echo ok 1 selftests: bad: one\necho not ok 2 selftests: bad: two '# exit=1'\n",
+				"./kselftest-list.txt":   "good:one\n",
+				"./kselftest/prefix.pl":  "",
+				"./kselftest/ktap_all.h": "",
+			}))
+			plan.Tests = []*pullabv1.TestPlan{
+				{Id: "kselftest-good", Type: "kselftest-good", Path: "kselftest.good", Timeout: durationpb.New(time.Minute)},
+				{Id: "kselftest-bad", Type: "kselftest-bad", Path: "kselftest.bad", Timeout: durationpb.New(time.Minute)},
+			}
+			s := settings(t)
+			s.GuestDir = shippedGuest(t, arch)
+			o, err := outcome(t, open(t, s), runOf(t, plan))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := rows(o)
+			if o.Kernel != executor.KernelBooted || got["kselftest.good"].GetStatus() != pass || got["kselftest.bad"].GetStatus() != fail ||
+				!strings.Contains(got["kselftest.bad"].GetLogExcerpt(), "not ok 2 selftests: bad: two") {
+				t.Errorf("kernel %d, rows %v", o.Kernel, o.Rows)
+			}
+		})
+	}
+}
+
+// The archive of the tests is the definition's; it is only looked at by tests
+// that need it.
+func TestKselftestRefused(t *testing.T) {
+	t.Parallel()
+	k := needKernel(t, "x86_64")
+	plan := bootPlan(k, "x86_64", "files")
+	plan.Boot.Rootfs = fileURL(tarball(t, "rootfs.tar.gz", map[string]string{"usr/lib/os-release": "ID=job"}))
+	plan.Boot.Kselftest = fileURL(tarball(t, "kselftest.tar.gz", map[string]string{"other": ""}))
+	plan.Boot.Modules = fileURL(modulesArchive(t, k, k.release))
+	e := open(t, settings(t))
+	if o, err := outcome(t, e, runOf(t, plan)); err != nil || rows(o)["files.disk"].GetStatus() != pass {
+		t.Errorf("without a kselftest: %v, %v", o.Rows, err)
+	}
+	plan.RunId += "-2"
+	plan.Tests[1].Type = "kselftest-arm64"
+	_, err := e.Start(t.Context(), runOf(t, plan), quiet)
+	lab, ok := errors.AsType[*executor.LabError](err)
+	if !ok || !lab.Permanent || !strings.Contains(err.Error(), "artifacts.kselftest cannot be used") {
+		t.Errorf("got %v", err)
 	}
 }
 

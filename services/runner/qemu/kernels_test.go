@@ -46,33 +46,66 @@ func needKernel(t testing.TB, arch string) kernel {
 }
 
 func fetchKernel(arch string) (kernel, error) {
+	var k kernel
+	dir, err := fetchPackage("linux-"+arch, "linux-image-cloud-"+arch, arch, func(dir string) (err error) {
+		k, err = findKernel(dir)
+		return err
+	})
+	if err != nil {
+		return kernel{}, fmt.Errorf("%s: %w", dir, err)
+	}
+	return k, nil
+}
+
+// needBusybox gives Debian's static busybox of an arch.
+func needBusybox(t testing.TB, arch string) string {
+	t.Helper()
+	arch = goarch(arch)
+	path := ""
+	_, err := fetchPackage("busybox-"+arch, "busybox-static", arch, func(dir string) error {
+		found, err := filepath.Glob(filepath.Join(dir, "tree", "bin", "busybox"))
+		if err != nil || len(found) == 0 {
+			return errors.Join(err, errors.New("no busybox"))
+		}
+		path = found[0]
+		return nil
+	})
+	if err != nil {
+		t.Skipf("NOT RUN: no %s busybox could be had (needs apt-get, dpkg and Debian's archive): %v; no job's root file system was used", arch, err)
+	}
+	return path
+}
+
+// fetchPackage unpacks a package to a directory of that name in the cache,
+// unless find finds there what is wanted.
+func fetchPackage(name, pkg, arch string, find func(dir string) error) (string, error) {
 	root := os.Getenv("PULLAB_TEST_CACHE")
 	if root == "" {
 		cache, err := os.UserCacheDir()
 		if err != nil {
-			return kernel{}, err
+			return "", err
 		}
 		root = filepath.Join(cache, "pullab-test")
 	}
-	dir := filepath.Join(root, "linux-"+arch)
+	dir := filepath.Join(root, name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return kernel{}, err
+		return dir, err
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
-		return kernel{}, err
+		return dir, err
 	}
 	defer lock.Close()
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return kernel{}, err
+		return dir, err
 	}
-	if k, err := findKernel(dir); err == nil {
-		return k, nil
+	if find(dir) == nil {
+		return dir, nil
 	}
-	if err := aptKernel(dir, arch); err != nil {
-		return kernel{}, err
+	if err := aptPackage(dir, pkg, arch); err != nil {
+		return dir, err
 	}
-	return findKernel(dir)
+	return dir, find(dir)
 }
 
 func findKernel(dir string) (kernel, error) {
@@ -86,8 +119,9 @@ func findKernel(dir string) (kernel, error) {
 	return k, err
 }
 
-// aptKernel uses lists and caches of its own.
-func aptKernel(dir, arch string) error {
+// aptPackage uses lists and caches of its own. Of a meta package it takes what
+// that depends on.
+func aptPackage(dir, pkg, arch string) error {
 	for _, sub := range []string{"state/lists/partial", "cache/archives/partial"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return err
@@ -113,16 +147,19 @@ func aptKernel(dir, arch string) error {
 	if _, err := run("apt-get", "update"); err != nil {
 		return err
 	}
-	depends, err := run("apt-cache", "depends", "linux-image-cloud-"+arch)
-	if err != nil {
-		return err
+	if strings.HasPrefix(pkg, "linux-image-") {
+		depends, err := run("apt-cache", "depends", pkg)
+		if err != nil {
+			return err
+		}
+		_, name, ok := strings.Cut(depends, "Depends: ")
+		if !ok {
+			return fmt.Errorf("%s depends on no kernel: %s", pkg, depends)
+		}
+		name, _, _ = strings.Cut(name, "\n")
+		pkg = strings.TrimSpace(name)
 	}
-	_, name, ok := strings.Cut(depends, "Depends: ")
-	if !ok {
-		return fmt.Errorf("linux-image-cloud-%s depends on no kernel: %s", arch, depends)
-	}
-	name, _, _ = strings.Cut(name, "\n")
-	if _, err := run("apt-get", "download", strings.TrimSpace(name)); err != nil {
+	if _, err := run("apt-get", "download", pkg); err != nil {
 		return err
 	}
 	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))

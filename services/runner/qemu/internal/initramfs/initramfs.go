@@ -68,11 +68,13 @@ var ErrNoModules = errors.New("the modules archive has no lib/modules/<release> 
 // ConvertModules writes the module tree of the tar archive at path to w as a
 // cpio archive.
 func ConvertModules(ctx context.Context, w io.Writer, path string) (Modules, error) {
-	c := &converter{out: cpio.NewWriter(w), made: map[string]bool{"lib": true}}
+	// Package cpio writes headers and padding in small pieces.
+	buffered := bufio.NewWriterSize(w, 1<<20)
+	c := &converter{out: cpio.NewWriter(buffered), made: map[string]bool{"lib": true}}
 	if err := archive.Walk(ctx, path, maxModules, c.member); err != nil {
 		return Modules{}, err
 	}
-	if err := c.out.Close(); err != nil {
+	if err := errors.Join(c.out.Close(), buffered.Flush()); err != nil {
 		return Modules{}, err
 	}
 	if len(c.found.Releases) == 0 {
