@@ -28,6 +28,7 @@ import (
 	"github.com/pullab/pullab/services/poller"
 	"github.com/pullab/pullab/services/pullab"
 	"github.com/pullab/pullab/services/pullab/guestbin"
+	"github.com/pullab/pullab/services/pullab/lab"
 	"github.com/pullab/pullab/services/runner"
 	"github.com/pullab/pullab/services/standin"
 	"github.com/pullab/pullab/services/submitter"
@@ -42,7 +43,7 @@ const jobsInBench = 3000
 type bench struct {
 	world *standin.World
 	bus   *bus.Bus
-	lab   *pullab.Lab
+	lab   *lab.Lab
 	fake  *executortest.Fake
 }
 
@@ -67,7 +68,7 @@ func newBench(b *testing.B, sync bool, slots int, takes time.Duration) *bench {
 	if err := topology.Apply(ctx, c, topology.Options{Replicas: 1}); err != nil {
 		b.Fatal(err)
 	}
-	var cfg pullab.Config
+	var cfg lab.Config
 	set := append(pullab.DemoSettings(world), "runner.data_dir="+dir, "runner.arches=x86_64",
 		fmt.Sprintf("runner.slots=qemu=%d", slots), "logs.storage_url=", "kernelci.poll_interval_sec=30", "translator.concurrency=64", "submitter.node_slots=64")
 	if _, err := config.Load(&cfg, config.Source{Set: set}); err != nil {
@@ -80,7 +81,7 @@ func newBench(b *testing.B, sync bool, slots int, takes time.Duration) *bench {
 		return s
 	}
 	rt := world.Transport()
-	lab, err := pullab.NewLab(ctx, cfg, c, pullab.LabOptions{
+	lab, err := lab.New(ctx, cfg, c, lab.Options{
 		Poller:     []poller.Option{poller.WithTransport(rt)},
 		Translator: []translator.Option{translator.WithTransport(rt)},
 		Runner:     []runner.Option{runner.WithTransport(rt), runner.WithExecutors(map[string]executor.Executor{"qemu": fake.Executor()})},
@@ -285,7 +286,7 @@ func demoOnce(b *testing.B, dir, qemuDir, image, modules string) (time.Duration,
 	if err != nil {
 		b.Fatal(err)
 	}
-	var cfg pullab.Config
+	var cfg lab.Config
 	set := append(pullab.DemoSettings(world), "runner.data_dir="+dir, "qemu.data_dir="+qemuDir, "qemu.guest_dir="+guests, "qemu.accelerator=tcg")
 	if _, err := config.Load(&cfg, config.Source{Set: set}); err != nil {
 		b.Fatal(err)
@@ -304,7 +305,7 @@ func demoOnce(b *testing.B, dir, qemuDir, image, modules string) (time.Duration,
 		b.Fatal(err)
 	}
 	keep := keeper{from: qemuDir, to: dir}
-	lab, err := pullab.NewLab(ctx, cfg, c, pullab.LabOptions{Runner: []runner.Option{runner.WithProgress(keep.note)}})
+	lab, err := lab.New(ctx, cfg, c, lab.Options{Runner: []runner.Option{runner.WithProgress(keep.note)}})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -4,6 +4,7 @@ package pullab
 
 import (
 	"github.com/pullab/pullab/services/poller"
+	"github.com/pullab/pullab/services/pullab/streams"
 	"github.com/pullab/pullab/services/runner"
 	"github.com/pullab/pullab/services/standin"
 	"github.com/pullab/pullab/services/submitter"
@@ -16,7 +17,7 @@ type CLI struct {
 	Run Run `cmd:"" help:"Run one job definition here, without any API and without reporting it."`
 
 	Config   ConfigCommand   `cmd:"" help:"Check, show or document the configuration."`
-	Topology TopologyCommand `cmd:"" help:"Plan, apply or verify the broker's streams, consumers and buckets."`
+	Topology streams.Command `cmd:"" help:"Plan, apply or verify the broker's streams, consumers and buckets."`
 
 	Poller     poller.Command     `cmd:"" group:"Services, each on its own:" help:"Offer the jobs that kernelci-api has for this lab."`
 	Translator translator.Command `cmd:"" group:"Services, each on its own:" help:"Admit offered jobs and plan their runs."`

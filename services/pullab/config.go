@@ -7,19 +7,9 @@ import (
 
 	"github.com/pullab/pullab/pkg/app"
 	"github.com/pullab/pullab/pkg/config"
-	"github.com/pullab/pullab/services/poller"
-	"github.com/pullab/pullab/services/runner"
+	"github.com/pullab/pullab/services/pullab/lab"
 	"github.com/pullab/pullab/services/submitter"
-	"github.com/pullab/pullab/services/translator"
 )
-
-// Config is the whole lab's: what each service reads, from one file.
-type Config struct {
-	Poller     poller.Config
-	Translator translator.Config
-	Runner     runner.Config
-	Submitter  submitter.Config
-}
 
 // ConfigCommand looks at a configuration without running anything.
 type ConfigCommand struct {
@@ -33,7 +23,7 @@ type ConfigCheck struct{}
 
 // Run loads everything, as the services would.
 func (*ConfigCheck) Run(ctx context.Context, env *app.Env) error {
-	var cfg Config
+	var cfg lab.Config
 	if err := env.Load(ctx, &cfg); err != nil {
 		return err
 	}
@@ -49,7 +39,7 @@ type ConfigShow struct{}
 
 // Run prints a table.
 func (*ConfigShow) Run(_ context.Context, env *app.Env) error {
-	var cfg Config
+	var cfg lab.Config
 	rep, err := config.Load(&cfg, env.Source())
 	w := tabwriter.NewWriter(env.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "KEY\tVALUE\tFROM")
@@ -92,6 +82,6 @@ pair, from ` + "`KCIDB_SUBMIT_URL` with `KCIDB_JWT`, else `KCIDB_REST`, else `UN
 
 // Run prints Markdown.
 func (*ConfigDocs) Run(_ context.Context, env *app.Env) error {
-	_, err := fmt.Fprint(env.Stdout, docsHead, config.Markdown(&Config{}))
+	_, err := fmt.Fprint(env.Stdout, docsHead, config.Markdown(&lab.Config{}))
 	return err
 }

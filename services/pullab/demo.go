@@ -17,6 +17,7 @@ import (
 	"github.com/pullab/pullab/pkg/topology"
 	pullabv1 "github.com/pullab/pullab/proto/gen/pullab/v1"
 	"github.com/pullab/pullab/services/pullab/progress"
+	"github.com/pullab/pullab/services/pullab/table"
 	"github.com/pullab/pullab/services/standin"
 	"github.com/pullab/pullab/services/standin/debkernel"
 	"github.com/pullab/pullab/services/standin/kcidb"
@@ -42,7 +43,7 @@ func (u *Up) demo(ctx context.Context, env *app.Env, dir string) error {
 	}
 	defer world.Close()
 	env.Set = append(env.Set, DemoSettings(world)...)
-	lab, stop, err := u.start(ctx, env, dir)
+	r, stop, err := u.start(ctx, env, dir)
 	if err != nil {
 		return err
 	}
@@ -52,7 +53,7 @@ func (u *Up) demo(ctx context.Context, env *app.Env, dir string) error {
 		return err
 	}
 	show.Note("offered %s with kernel %s at %s", node, kernel.Release, world.APIURL())
-	seen, err := u.runShown(ctx, lab, show)
+	seen, err := u.runShown(ctx, r, show)
 	if err != nil {
 		return err
 	}
@@ -92,18 +93,18 @@ func (r *runIDs) runID(node string) string {
 }
 
 // runShown runs the lab, once or until ctx ends, with progress on the screen.
-func (u *Up) runShown(ctx context.Context, lab *runningLab, show *progress.Display) (*runIDs, error) {
+func (u *Up) runShown(ctx context.Context, r *running, show *progress.Display) (*runIDs, error) {
 	seen := &runIDs{byID: map[string]string{}}
 	watching, done := context.WithCancel(ctx)
 	var watchers sync.WaitGroup
 	watchers.Go(func() { show.Run(watching) })
-	watchers.Go(func() { watch(watching, lab.bus, show, seen) })
+	watchers.Go(func() { watch(watching, r.bus, show, seen) })
 	defer watchers.Wait()
 	defer done()
 	if u.Once {
-		return seen, lab.Once(ctx)
+		return seen, r.Once(ctx)
 	}
-	return seen, lab.Run(ctx)
+	return seen, r.Run(ctx)
 }
 
 // watch shows phases as the runner tells them. That it cannot is no reason to
@@ -127,7 +128,7 @@ func report(env *app.Env, world *standin.World, node, logs string) error {
 		return fmt.Errorf("the stand-in KCIDB accepted no rows of node %s: read the log above, and `%s`", node, logs)
 	}
 	fmt.Fprintln(env.Stdout)
-	if err := printTable(env.Stdout, linesOf(rows, filepath.Join(logs, "console.log"))); err != nil {
+	if err := table.Print(env.Stdout, linesOf(rows, filepath.Join(logs, "console.log"))); err != nil {
 		return err
 	}
 	fmt.Fprintf(env.Stdout, "\nKCIDB accepted %d rows: %s\n", len(rows), world.RowsURL())
@@ -135,7 +136,7 @@ func report(env *app.Env, world *standin.World, node, logs string) error {
 		fmt.Fprintf(env.Stdout, "kernelci-api: node %s is %s, %s\n", node, n.State, orNone(n.Result))
 	}
 	fmt.Fprintln(env.Stdout, "files:")
-	printFiles(env.Stdout, logs)
+	table.Files(env.Stdout, logs)
 	for _, r := range rows {
 		if r.Text("path") == "boot" && r.Text("status") == "PASS" {
 			return nil
@@ -152,15 +153,15 @@ func orNone(s *string) string {
 }
 
 // linesOf names the local log: the stand-in that log_url points to ends with us.
-func linesOf(rows []kcidb.Row, log string) []line {
-	var ls []line
+func linesOf(rows []kcidb.Row, log string) []table.Line {
+	var ls []table.Line
 	for _, r := range rows {
-		l := line{path: r.Text("path"), status: r.Text("status"), log: log}
+		l := table.Line{Path: r.Text("path"), Status: r.Text("status"), Log: log}
 		if s, ok := r.Doc["duration"].(float64); ok {
-			l.took = time.Duration(s * float64(time.Second))
+			l.Took = time.Duration(s * float64(time.Second))
 		}
-		if strings.TrimSpace(l.path) == "" {
-			l.path = "(root)"
+		if strings.TrimSpace(l.Path) == "" {
+			l.Path = "(root)"
 		}
 		ls = append(ls, l)
 	}

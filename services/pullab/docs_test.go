@@ -11,6 +11,7 @@ import (
 	"github.com/pullab/pullab/pkg/app"
 	"github.com/pullab/pullab/pkg/config"
 	"github.com/pullab/pullab/services/pullab"
+	"github.com/pullab/pullab/services/pullab/lab"
 )
 
 // TestDocs fails when docs/configuration.md is not what the structs say.
@@ -35,7 +36,7 @@ func TestDocs(t *testing.T) {
 func TestSections(t *testing.T) {
 	t.Parallel()
 	var have []string
-	lab := reflect.TypeFor[pullab.Config]()
+	lab := reflect.TypeFor[lab.Config]()
 	for i := range lab.NumField() {
 		service := lab.Field(i).Type
 		for j := range service.NumField() {
@@ -61,7 +62,7 @@ func TestShippedConfigurations(t *testing.T) {
 	for _, file := range files {
 		t.Run(filepath.Base(file), func(t *testing.T) {
 			t.Parallel()
-			var cfg pullab.Config
+			var cfg lab.Config
 			if _, err := config.Load(&cfg, config.Source{File: file}); err != nil {
 				t.Error(err)
 			}

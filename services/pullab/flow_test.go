@@ -23,6 +23,7 @@ import (
 	"github.com/pullab/pullab/pkg/topology"
 	"github.com/pullab/pullab/services/pullab"
 	"github.com/pullab/pullab/services/pullab/guestbin"
+	"github.com/pullab/pullab/services/pullab/lab"
 	"github.com/pullab/pullab/services/standin"
 	"github.com/pullab/pullab/services/standin/debkernel"
 )
@@ -85,7 +86,7 @@ func once(t *testing.T, dir string, world *standin.World) {
 	if err := os.WriteFile(catalog, []byte(flowCatalog), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	var cfg pullab.Config
+	var cfg lab.Config
 	env := app.Env{LookupEnv: func(string) (string, bool) { return "", false }}
 	env.Set = append(pullab.DemoSettings(world), "runner.data_dir="+dir, "qemu.data_dir="+filepath.Join(dir, "qemu"),
 		"qemu.guest_dir="+guests, "translator.catalog="+catalog, "qemu.boot_timeout=20s", "qemu.tcg_factor=3", "runner.slots=qemu=2")
@@ -105,7 +106,7 @@ func once(t *testing.T, dir string, world *standin.World) {
 	if err := topology.Apply(ctx, b, topology.Options{Replicas: 1}); err != nil {
 		t.Fatal(err)
 	}
-	lab, err := pullab.NewLab(ctx, cfg, b, pullab.LabOptions{})
+	lab, err := lab.New(ctx, cfg, b, lab.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

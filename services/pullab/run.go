@@ -10,6 +10,7 @@ import (
 	"github.com/pullab/pullab/pkg/app"
 	pullabv1 "github.com/pullab/pullab/proto/gen/pullab/v1"
 	"github.com/pullab/pullab/services/pullab/progress"
+	"github.com/pullab/pullab/services/pullab/table"
 	"github.com/pullab/pullab/services/runner"
 	"github.com/pullab/pullab/services/translator"
 )
@@ -59,18 +60,18 @@ func runShown(ctx context.Context, env *app.Env, cfg runner.Config, plan *pullab
 
 func (r *Run) print(env *app.Env, dir string, f *pullabv1.RunFinished) error {
 	logs := filepath.Join(dir, "logs", f.GetRunId())
-	var lines []line
+	var lines []table.Line
 	for _, row := range f.GetRows() {
-		lines = append(lines, line{
-			path: row.GetPath(), status: strings.TrimPrefix(row.GetStatus().String(), "STATUS_"),
-			took: row.GetDuration().AsDuration(), log: filepath.Join(logs, "console.log"),
+		lines = append(lines, table.Line{
+			Path: row.GetPath(), Status: strings.TrimPrefix(row.GetStatus().String(), "STATUS_"),
+			Took: row.GetDuration().AsDuration(), Log: filepath.Join(logs, "console.log"),
 		})
 	}
-	if err := printTable(env.Stdout, lines); err != nil {
+	if err := table.Print(env.Stdout, lines); err != nil {
 		return err
 	}
 	fmt.Fprintln(env.Stdout, "\nfiles:")
-	printFiles(env.Stdout, logs)
+	table.Files(env.Stdout, logs)
 	v := f.GetVerdict()
 	result := strings.ToLower(strings.TrimPrefix(v.GetResult().String(), "RESULT_"))
 	fmt.Fprintf(env.Stdout, "result: %s %s\n", result, strings.TrimSpace(v.GetErrorCode()+" "+v.GetErrorMsg()))

@@ -15,6 +15,7 @@ import (
 	"github.com/pullab/pullab/pkg/bus"
 	"github.com/pullab/pullab/pkg/topology"
 	"github.com/pullab/pullab/services/pullab/guestbin"
+	"github.com/pullab/pullab/services/pullab/lab"
 	"github.com/pullab/pullab/services/submitter"
 )
 
@@ -39,21 +40,21 @@ func (u *Up) Run(ctx context.Context, env *app.Env) error {
 	if u.Kernel != "" {
 		return &app.UsageError{Err: fmt.Errorf("--kernel is for the demo job: add --demo")}
 	}
-	lab, stop, err := u.start(ctx, env, dir)
+	r, stop, err := u.start(ctx, env, dir)
 	if err != nil {
 		return err
 	}
 	defer stop()
 	if u.Once {
-		return lab.Once(ctx)
+		return r.Once(ctx)
 	}
-	return lab.Run(ctx)
+	return r.Run(ctx)
 }
 
 // start brings up broker and services; stop ends them. The broker does not end
 // with ctx: services hand their messages back to it when ctx has ended.
-func (u *Up) start(ctx context.Context, env *app.Env, dir string) (*runningLab, func(), error) {
-	var cfg Config
+func (u *Up) start(ctx context.Context, env *app.Env, dir string) (*running, func(), error) {
+	var cfg lab.Config
 	if err := env.Load(ctx, &cfg); err != nil {
 		return nil, nil, err
 	}
@@ -72,7 +73,7 @@ func (u *Up) start(ctx context.Context, env *app.Env, dir string) (*runningLab, 
 		stop()
 		return nil, nil, err
 	}
-	lab, err := NewLab(ctx, cfg, b, LabOptions{Submitter: []submitter.Option{submitter.WithEnvironment(submitter.Environment(env))}})
+	services, err := lab.New(ctx, cfg, b, lab.Options{Submitter: []submitter.Option{submitter.WithEnvironment(submitter.Environment(env))}})
 	if err != nil {
 		stop()
 		return nil, nil, err
@@ -80,12 +81,12 @@ func (u *Up) start(ctx context.Context, env *app.Env, dir string) (*runningLab, 
 	if url := server.URL(); url != "" {
 		zerolog.Ctx(ctx).Info().Str("url", url).Msg("The broker listens for the nats CLI")
 	}
-	return &runningLab{Lab: lab, bus: b}, stop, nil
+	return &running{Lab: services, bus: b}, stop, nil
 }
 
-// runningLab is a lab and the bus it runs on, for those who watch.
-type runningLab struct {
-	*Lab
+// running is a lab and the bus it runs on, for those who watch.
+type running struct {
+	*lab.Lab
 	bus *bus.Bus
 }
 

@@ -108,7 +108,8 @@ func (k *Keeper) first(ctx context.Context) (at time.Time, source string, err er
 	}
 	at = now.Add(-k.lookback).Truncate(time.Millisecond)
 	log.Info().Time("from", at).Stringer("clock_offset", time.Until(now).Round(2*time.Second)).
-		Msgf("First start: reading the events of the last %s by kernelci-api's clock (poller.lookback); older jobs that are still open are found by the sweep", k.lookback)
+		Msgf("First start: reading the events of the last %s by kernelci-api's clock (poller.lookback); older jobs that are still open are found by the sweep. "+
+			"If this line comes at every start, the broker's storage does not outlive restarts, and the symptom is: Same job processed repeatedly", k.lookback)
 	return at, "first start", nil
 }
 

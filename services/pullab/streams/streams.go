@@ -1,4 +1,6 @@
-package pullab
+// Package streams is the operator's command on the broker's streams, consumers
+// and buckets.
+package streams
 
 import (
 	"context"
@@ -10,11 +12,11 @@ import (
 	"github.com/pullab/pullab/pkg/topology"
 )
 
-// TopologyCommand compares and mends the streams, consumers and buckets.
-type TopologyCommand struct {
-	Plan   TopologyPlan   `cmd:"" help:"Print what apply would create or change."`
-	Apply  TopologyApply  `cmd:"" help:"Create what is missing and change what differs. Deletes nothing."`
-	Verify TopologyVerify `cmd:"" help:"Exit with 1 and the differences when the broker's assets are not pullab's."`
+// Command compares and mends the streams, consumers and buckets.
+type Command struct {
+	Plan   Plan   `cmd:"" help:"Print what apply would create or change."`
+	Apply  Apply  `cmd:"" help:"Create what is missing and change what differs. Deletes nothing."`
+	Verify Verify `cmd:"" help:"Exit with 1 and the differences when the broker's assets are not pullab's."`
 }
 
 // busConfig is all that these commands read.
@@ -35,11 +37,11 @@ func withBus(ctx context.Context, env *app.Env, do func(*bus.Bus, topology.Optio
 	return do(b, topology.Options{Replicas: cfg.NATS.Replicas})
 }
 
-// TopologyPlan is `pullab topology plan`.
-type TopologyPlan struct{}
+// Plan is `pullab topology plan`.
+type Plan struct{}
 
 // Run prints one line per difference.
-func (*TopologyPlan) Run(ctx context.Context, env *app.Env) error {
+func (*Plan) Run(ctx context.Context, env *app.Env) error {
 	return withBus(ctx, env, func(b *bus.Bus, o topology.Options) error {
 		lines, err := topology.Plan(ctx, b, o)
 		for _, l := range lines {
@@ -52,18 +54,18 @@ func (*TopologyPlan) Run(ctx context.Context, env *app.Env) error {
 	})
 }
 
-// TopologyApply is `pullab topology apply`.
-type TopologyApply struct{}
+// Apply is `pullab topology apply`.
+type Apply struct{}
 
 // Run makes it so.
-func (*TopologyApply) Run(ctx context.Context, env *app.Env) error {
+func (*Apply) Run(ctx context.Context, env *app.Env) error {
 	return withBus(ctx, env, func(b *bus.Bus, o topology.Options) error { return topology.Apply(ctx, b, o) })
 }
 
-// TopologyVerify is `pullab topology verify`.
-type TopologyVerify struct{}
+// Verify is `pullab topology verify`.
+type Verify struct{}
 
 // Run compares.
-func (*TopologyVerify) Run(ctx context.Context, env *app.Env) error {
+func (*Verify) Run(ctx context.Context, env *app.Env) error {
 	return withBus(ctx, env, func(b *bus.Bus, o topology.Options) error { return topology.Verify(ctx, b, o) })
 }

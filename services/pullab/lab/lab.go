@@ -1,4 +1,6 @@
-package pullab
+// Package lab is all four services in one process, over one broker. They still
+// speak by messages only.
+package lab
 
 import (
 	"context"
@@ -13,7 +15,15 @@ import (
 	"github.com/pullab/pullab/services/translator"
 )
 
-// Lab is all four services in one process. They still speak by messages only.
+// Config is the whole lab's: what each service reads, from one file.
+type Config struct {
+	Poller     poller.Config
+	Translator translator.Config
+	Runner     runner.Config
+	Submitter  submitter.Config
+}
+
+// Lab is the services, built.
 type Lab struct {
 	stages []stage
 }
@@ -25,16 +35,16 @@ type stage struct {
 	once func(context.Context) error
 }
 
-// LabOptions are for tests and benchmarks.
-type LabOptions struct {
+// Options are for tests and benchmarks.
+type Options struct {
 	Poller     []poller.Option
 	Translator []translator.Option
 	Runner     []runner.Option
 	Submitter  []submitter.Option
 }
 
-// NewLab builds the services over a broker that has pullab's topology.
-func NewLab(ctx context.Context, cfg Config, b *bus.Bus, o LabOptions) (*Lab, error) {
+// New builds the services over a broker that has pullab's topology.
+func New(ctx context.Context, cfg Config, b *bus.Bus, o Options) (*Lab, error) {
 	p, err := poller.New(ctx, cfg.Poller, b, o.Poller...)
 	if err != nil {
 		return nil, fmt.Errorf("poller: %w", err)
