@@ -55,9 +55,13 @@ func TestDemoJobEndsAsAcceptedRows(t *testing.T) {
 	if err := up.Up(ctx); err != nil {
 		t.Fatalf("docker compose up: %v", err)
 	}
+	defer func() {
+		if t.Failed() {
+			logs(t, stack)
+		}
+	}()
 	rows, err := accepted(ctx, "http://127.0.0.1:18090/rows")
 	if err != nil {
-		logs(t, stack)
 		t.Fatal(err)
 	}
 	t.Logf("first accepted row %.1f s after docker compose up", time.Since(started).Seconds())
