@@ -152,7 +152,7 @@ func (t *transfer) request(ctx context.Context, cached record, haveCached bool) 
 // accept prepares the part for what resp brings and gives the file's length,
 // -1 when unknown.
 func (t *transfer) accept(resp *http.Response) (int64, error) {
-	total := int64(-1)
+	var total int64
 	switch resp.StatusCode {
 	case http.StatusOK:
 		v := validator{ETag: resp.Header.Get("ETag"), LastModified: resp.Header.Get("Last-Modified")}

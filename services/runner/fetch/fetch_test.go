@@ -21,6 +21,9 @@ import (
 	"github.com/pullab/pullab/pkg/executor"
 )
 
+// step answers one request.
+type step func(*http.Request) (*http.Response, error)
+
 // origin is a server of one file, called without sockets so that it works
 // under fake time.
 type origin struct {
@@ -30,20 +33,20 @@ type origin struct {
 	modified time.Time
 	// script handles the first requests, one each; nil entries and all later
 	// requests are served properly.
-	script []func(*http.Request) (*http.Response, error)
+	script []step
 	seen   []*http.Request
 }
 
 func (o *origin) RoundTrip(r *http.Request) (*http.Response, error) {
 	o.mu.Lock()
 	o.seen = append(o.seen, r)
-	var step func(*http.Request) (*http.Response, error)
+	var next step
 	if len(o.script) > 0 {
-		step, o.script = o.script[0], o.script[1:]
+		next, o.script = o.script[0], o.script[1:]
 	}
 	o.mu.Unlock()
-	if step != nil {
-		resp, err := step(r)
+	if next != nil {
+		resp, err := next(r)
 		if resp != nil {
 			resp.Request = r
 		}
@@ -72,7 +75,7 @@ func (o *origin) requests() []*http.Request {
 }
 
 // cut serves properly but breaks the connection after n bytes.
-func (o *origin) cut(n int64) func(*http.Request) (*http.Response, error) {
+func (o *origin) cut(n int64) step {
 	return func(r *http.Request) (*http.Response, error) {
 		resp := o.serve(r)
 		resp.Body = io.NopCloser(io.MultiReader(io.LimitReader(resp.Body, n), broken{}))
@@ -84,7 +87,7 @@ type broken struct{}
 
 func (broken) Read([]byte) (int, error) { return 0, errors.New("connection reset") }
 
-func reply(status int, header ...string) func(*http.Request) (*http.Response, error) {
+func reply(status int, header ...string) step {
 	return func(*http.Request) (*http.Response, error) {
 		w := httptest.NewRecorder()
 		for i := 0; i+1 < len(header); i += 2 {
@@ -199,7 +202,7 @@ func TestResume(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		o := newOrigin()
-		o.script = []func(*http.Request) (*http.Response, error){o.cut(1000), o.cut(70_000), reply(503), nil}
+		o.script = []step{o.cut(1000), o.cut(70_000), reply(503), nil}
 		f := newFetcher(t, o, nil)
 		wantContent(t, mustGet(t, f, File{URL: fileURL, SHA256: o.sum()}), o.content)
 		r := o.requests()
@@ -221,7 +224,7 @@ func TestResumeAfterCrash(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOrigin()
 		dir := t.TempDir()
-		o.script = []func(*http.Request) (*http.Response, error){o.cut(5000)}
+		o.script = []step{o.cut(5000)}
 		first, err := New(dir, Options{Transport: o, Attempts: 1})
 		if err != nil {
 			t.Fatal(err)
@@ -248,7 +251,7 @@ func TestResumeOfChangedFile(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		o := newOrigin()
-		o.script = []func(*http.Request) (*http.Response, error){func(r *http.Request) (*http.Response, error) {
+		o.script = []step{func(r *http.Request) (*http.Response, error) {
 			resp, err := o.cut(1000)(r)
 			o.mu.Lock()
 			defer o.mu.Unlock()
@@ -265,7 +268,7 @@ func TestWeakETagIsNotResumed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOrigin()
 		o.etag = `W/"v1"`
-		o.script = []func(*http.Request) (*http.Response, error){o.cut(1000)}
+		o.script = []step{o.cut(1000)}
 		f := newFetcher(t, o, nil)
 		wantContent(t, mustGet(t, f, File{URL: fileURL}), o.content)
 		if got := o.requests()[1].Header.Get("Range"); got != "" {
@@ -285,7 +288,7 @@ func TestWrongSumAfterResume(t *testing.T) {
 			resp.Body = io.NopCloser(bytes.NewReader(make([]byte, len(o.content)-1000)))
 			return resp, nil
 		}
-		o.script = []func(*http.Request) (*http.Response, error){o.cut(1000), lie}
+		o.script = []step{o.cut(1000), lie}
 		f := newFetcher(t, o, nil)
 		wantContent(t, mustGet(t, f, File{URL: fileURL, SHA256: o.sum()}), o.content)
 	})
@@ -300,7 +303,7 @@ func TestStall(t *testing.T) {
 			resp.Body = io.NopCloser(io.MultiReader(io.LimitReader(resp.Body, 10), waits{r.Context()}))
 			return resp, nil
 		}
-		o.script = []func(*http.Request) (*http.Response, error){silent, silent}
+		o.script = []step{silent, silent}
 		f := newFetcher(t, o, func(o *Options) { o.Stall = 20 * time.Second })
 		start := time.Now()
 		wantContent(t, mustGet(t, f, File{URL: fileURL}), o.content)
@@ -323,7 +326,7 @@ func TestFailures(t *testing.T) {
 	tests := []struct {
 		name      string
 		url, sum  string
-		script    []func(*http.Request) (*http.Response, error)
+		script    []step
 		permanent bool
 		requests  int
 		says      string
@@ -375,12 +378,12 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-func steps(s ...func(*http.Request) (*http.Response, error)) []func(*http.Request) (*http.Response, error) {
+func steps(s ...step) []step {
 	return s
 }
 
-func repeat(s func(*http.Request) (*http.Response, error), n int) []func(*http.Request) (*http.Response, error) {
-	var all []func(*http.Request) (*http.Response, error)
+func repeat(s step, n int) []step {
+	var all []step
 	for range n {
 		all = append(all, s)
 	}

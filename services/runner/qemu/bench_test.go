@@ -24,7 +24,7 @@ func BenchmarkBoot(b *testing.B) {
 	plan.Boot.Modules = fileURL(allModules(b, k))
 	s := settings(b)
 	e := open(b, s)
-	const rounds = 7
+	const rounds = 5
 	for range b.N {
 		var starts, afters, runs, bares []time.Duration
 		first := time.Duration(0)

@@ -20,6 +20,10 @@
 //     A machine that was ended from outside (killed, host rebooted) is the lab's
 //     failure, never the kernel's.
 //
+// A job's rootfs becomes a disk of its own, with the archive of kselftests at
+// /opt/kselftests when one of the tests is a kselftest. Disks and module trees
+// are kept by the content of what they are made from.
+//
 // What may not be assumed: that a machine of another host can be seen, or that
 // KVM works where /dev/kvm exists. With accelerator auto a program of a few
 // bytes is run under KVM with a time limit, once per Executor.

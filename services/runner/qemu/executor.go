@@ -33,6 +33,7 @@ type Executor struct {
 	fetcher  *fetch.Fetcher
 	derived  *derived.Cache
 	accel    accelerators
+	versions versions
 }
 
 var _ executor.Executor = (*Executor)(nil)

@@ -242,16 +242,13 @@ const crashOrder = "PULLAB_TEST_CRASH"
 
 func TestMain(m *testing.M) {
 	if text := os.Getenv(crashOrder); text != "" {
-		fmt.Fprintln(os.Stderr, crashAfterStart(text))
-		os.Exit(1)
+		panic(crashAfterStart(text))
 	}
 	dir, err := os.MkdirTemp("", "pullab-testguest-")
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
+		panic(err)
 	}
 	guestDir = dir
-	code := m.Run()
+	m.Run()
 	_ = os.RemoveAll(dir)
-	os.Exit(code)
 }

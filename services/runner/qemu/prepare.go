@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,7 +53,7 @@ func (p *preparation) do(ctx context.Context) (state, []string, error) {
 			return state{}, nil, err
 		}
 	}
-	version, err := qemuVersion(ctx, p.hw.binary)
+	version, err := p.e.versions.of(ctx, p.hw.binary)
 	if err != nil {
 		return state{}, nil, err
 	}
@@ -437,25 +435,4 @@ func (p *preparation) state(version string) state {
 			"cpus": strconv.Itoa(p.hw.cpus), "memory_mib": strconv.Itoa(p.hw.memoryMiB),
 		},
 	}
-}
-
-var versionForm = regexp.MustCompile(`version (\S+)`)
-
-// qemuVersion asks the binary, which also shows that it is there.
-func qemuVersion(ctx context.Context, binary string) (string, error) {
-	timed, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	out, err := exec.CommandContext(timed, binary, "--version").Output()
-	if err != nil {
-		if ctx.Err() != nil {
-			return "", context.Cause(ctx)
-		}
-		return "", labError("launch", false, fmt.Errorf("%s does not run: %w", binary, err),
-			"Install QEMU (Debian: qemu-system-x86 and qemu-system-arm) or set its path in the qemu section.")
-	}
-	m := versionForm.FindSubmatch(out)
-	if m == nil {
-		return "unknown", nil
-	}
-	return string(m[1]), nil
 }

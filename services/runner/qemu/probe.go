@@ -128,7 +128,7 @@ func probe(ctx context.Context, binary, arch, accelerator string, limit time.Dur
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	args, want, err := probeArgs(dir, arch, accelerator)
 	if err != nil {
 		return err

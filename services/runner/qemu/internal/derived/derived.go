@@ -115,7 +115,8 @@ func create[T any](path string, build func(*os.File) (T, error)) (meta T, err er
 	if err != nil {
 		return meta, err
 	}
-	defer os.Remove(path + ".new")
+	// After the rename there is nothing to remove.
+	defer func() { _ = os.Remove(path + ".new") }()
 	defer tmp.Close()
 	if meta, err = build(tmp); err != nil {
 		return meta, err

@@ -210,7 +210,7 @@ type Parts struct {
 
 // Build writes the initial file system to w.
 func Build(w io.Writer, p Parts) error {
-	out := &padder{w: bufio.NewWriterSize(w, 1<<20)}
+	out := &padder{to: w, w: bufio.NewWriterSize(w, 1<<20)}
 	if err := ours(out, p); err != nil {
 		return err
 	}
@@ -289,25 +289,36 @@ func devices(w io.Writer) error {
 	return nil
 }
 
-func appendFile(w io.Writer, name string) error {
+func appendFile(w *padder, name string) error {
 	f, err := os.Open(name)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	_, err = io.Copy(w, f)
+	_, err = w.ReadFrom(f)
 	return err
 }
 
 // padder counts, so that each archive begins where it may.
 type padder struct {
-	w *bufio.Writer
-	n int64
+	to io.Writer
+	w  *bufio.Writer
+	n  int64
 }
 
 func (p *padder) Write(b []byte) (int, error) {
 	n, err := p.w.Write(b)
 	p.n += int64(n)
+	return n, err
+}
+
+// ReadFrom copies a file past the buffer: from file to file the kernel does it.
+func (p *padder) ReadFrom(r io.Reader) (int64, error) {
+	if err := p.w.Flush(); err != nil {
+		return 0, err
+	}
+	n, err := io.Copy(p.to, r)
+	p.n += n
 	return n, err
 }
 

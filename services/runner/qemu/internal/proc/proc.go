@@ -64,7 +64,7 @@ const startWait = 20 * time.Second
 func Launch(ctx context.Context, s Spec) error {
 	seconds := max(1, int64((s.Limit+time.Second-1)/time.Second))
 	args := append([]string{"-c", script, "pullab-machine", s.Dir, strconv.FormatInt(seconds, 10), s.Log}, s.Args...)
-	cmd := exec.Command("/bin/sh", args...)
+	cmd := exec.Command("/bin/sh", args...) //nolint:noctx // it outlives the caller
 	cmd.Dir = s.Dir
 	// Nothing of the runner's environment: it may hold secrets.
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
