@@ -33,6 +33,9 @@ var debian = map[string]func() (kernel, error){
 // $PULLAB_TEST_CACHE or the user's cache directory.
 func needKernel(t testing.TB, arch string) kernel {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("NOT RUN: -short boots no real kernels; `make test` does")
+	}
 	for _, tool := range []string{"qemu-system-x86_64", "qemu-system-aarch64"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("NOT RUN: %s is not installed (Debian: apt-get install qemu-system-x86 qemu-system-arm); no real kernel was booted", tool)

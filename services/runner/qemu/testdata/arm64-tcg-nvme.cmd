@@ -5,7 +5,7 @@ qemu-system-aarch64 \
   -display none \
   -nic none \
   -machine virt \
-  -accel tcg \
+  -accel tcg,thread=single \
   -cpu max,pauth-impdef=on \
   -smp 2 \
   -m 1024 \

@@ -5,7 +5,7 @@ qemu-system-x86_64 \
   -display none \
   -nic none \
   -machine pc \
-  -accel tcg \
+  -accel tcg,thread=single \
   -cpu Nehalem \
   -smp 2 \
   -m 1024 \
