@@ -493,7 +493,7 @@ func TestPutTree(t *testing.T) {
 	if err := json.Unmarshal(want, &tree); err != nil {
 		t.Fatal(err)
 	}
-	c, f := client(t, reply(200, `[]`))
+	c, f := client(t, reply(200, `[{"id":"`+jobID+`"}]`))
 	if err := c.PutTree(t.Context(), jobID, tree); err != nil {
 		t.Fatal(err)
 	}
@@ -509,6 +509,17 @@ func TestPutTree(t *testing.T) {
 	}
 	if f.bodies[1] != `{"node":{"x":"<"},"child_nodes":[{"node":{},"child_nodes":[]}]}` {
 		t.Errorf("leaf: %s", f.bodies[1])
+	}
+}
+
+// An answer with 200 that is not the stored tree wrote nothing that we may
+// believe in.
+func TestPutTreeIsBelievedOnItsAnswerOnly(t *testing.T) {
+	for _, body := range []string{"<html>it works</html>", "", "null", "[]", "{}", `[{"id":"6a86d157c5867fba94731eff"}]`, `[{"id":"` + jobID + `"}`} {
+		c, _ := client(t, reply(200, body))
+		if err := c.PutTree(t.Context(), jobID, Tree{Node: map[string]any{}}); err == nil {
+			t.Errorf("%q was taken for a written tree", body)
+		}
 	}
 }
 

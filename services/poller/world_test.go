@@ -306,7 +306,7 @@ func newLab(t testing.TB, b *bus.Bus, w *world, change ...func(*Config)) *lab {
 		c(&cfg)
 	}
 	log := &buffer{}
-	ctx := zerolog.New(log).WithContext(t.Context()) //nolint:forbidigo // the test reads the log
+	ctx := zerolog.New(log).WithContext(t.Context())
 	s, err := New(ctx, cfg, b, WithTransport(w))
 	if err != nil {
 		t.Fatal(err)
