@@ -52,7 +52,7 @@ type Finisher struct {
 
 // New finisher. mode is On, Off or Auto; token is whether there is one.
 func New(d *intake.Desk, a API, mode string, token bool) *Finisher {
-	return &Finisher{desk: d, api: a, writer: rand.Text(), rights: &rights{mode: mode, token: token, api: a}}
+	return &Finisher{desk: d, api: a, writer: rand.Text(), rights: newRights(mode, token, a)}
 }
 
 // Handle is the handler of consumer submitter-node.
