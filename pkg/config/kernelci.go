@@ -19,7 +19,7 @@ type KernelCI struct {
 	PollIntervalSec int      `key:"poll_interval_sec" env:"PULLAB_POLL_INTERVAL_SEC" default:"30" help:"Seconds between polls when there is nothing to do."`
 	CursorFile      string   `key:"cursor_file" env:"PULLAB_CURSOR_FILE" help:"The predecessor's cursor file. Read once, to seed an empty pullab_cursor bucket; the cursor then lives there."`
 	KCIDBSubmitURL  string   `key:"kcidb_submit_url" env:"KCIDB_SUBMIT_URL" default:"https://db.kernelci.org/submit" help:"kcidb-restd-rs submit URL."`
-	KCIDBOrigin     string   `key:"kcidb_origin" env:"KCIDB_ORIGIN" default:"pullab_cloud_aws" help:"Origin of the rows: lower-case letters, digits and underscores."`
+	KCIDBOrigin     string   `key:"kcidb_origin" env:"KCIDB_ORIGIN" default:"pullab_cloud_aws" help:"Origin of the rows: lower-case letters, digits and underscores. It also names this lab in its claims: labs that share a runtime must differ in it."`
 	KCIDBJWT        Secret   `key:"kcidb_jwt" env:"KCIDB_JWT" help:"Bearer token for the submit URL."`
 	KCIDBRest       Secret   `key:"kcidb_rest" env:"KCIDB_REST" help:"https://<token>@host[/path]: submit URL and token in one, as kci-dev has it."`
 }

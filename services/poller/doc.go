@@ -20,9 +20,9 @@
 //     this machine's clock.
 //  4. Any number of pollers of one runtime may run: the ledger and the cursor
 //     are written with compare-and-set, publishing is idempotent by key.
-//  5. Losing the whole JetStream store loses no open, unclaimed job: the sweep
-//     offers it again. One whose claim was written before the loss keeps its
-//     data.job_id and lapses with its timeout; KernelCI then retries it.
+//  5. Losing the whole JetStream store loses no open job: the sweep offers the
+//     unclaimed ones again, and the first start's reading of events those whose
+//     claim is our own (kernelci.ClaimID) and unknown to the ledger.
 //
 // # What may not be assumed
 //

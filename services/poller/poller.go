@@ -71,7 +71,7 @@ func New(ctx context.Context, cfg Config, b *bus.Bus, opts ...Option) (*Service,
 		cfg: cfg, api: api,
 		rules: judge.Rules{
 			Runtime: cfg.KernelCI.RuntimeName, Platforms: cfg.KernelCI.Platforms,
-			State: cfg.Poller.State, MinRuntime: cfg.Poller.MinRuntime,
+			State: cfg.Poller.State, Lab: cfg.KernelCI.KCIDBOrigin, MinRuntime: cfg.Poller.MinRuntime,
 		},
 		feed: feed.New(api, kernelci.EventQuery{
 			State: cfg.Poller.State, Kind: "job", Channel: "node", Recursive: true, Limit: cfg.Poller.Limit,

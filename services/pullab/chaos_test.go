@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -56,6 +57,32 @@ func TestChaos(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { newChaos(t, seed).run() })
 		})
 	}
+}
+
+// TestLostStore takes the broker's whole store away while jobs are queued,
+// claimed, running and being reported. kernelci-api still has them all.
+func TestLostStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newChaos(t, 9)
+		nodes := c.offer()
+		server, b := natstest.StartServer(t)
+		stop := c.live(lab.New(c.context(), c.cfg, b, c.options()))
+		c.pass(4 * time.Minute)
+		b.Close()
+		stop()
+		server.Stop()
+		claimed := 0
+		for _, id := range nodes {
+			if n, _ := c.world.Node(id); n.State == "available" && strings.Contains(string(n.Data), `"job_id"`) {
+				claimed++
+			}
+		}
+		if claimed == 0 {
+			t.Fatal("no job was claimed and unfinished when the store was lost: the test shows nothing")
+		}
+		_, b = natstest.StartServer(t)
+		c.end(b, nodes)
+	})
 }
 
 type chaos struct {
@@ -115,14 +142,7 @@ func (c *chaos) faults() fault.Config {
 
 func (c *chaos) run() {
 	server, _ := natstest.StartServer(c.t)
-	var nodes []string
-	for range chaosJobs {
-		id, err := c.world.OfferJob(c.t.Context(), standin.Job{Platform: "qemu-x86_64", Kernel: "http://storage.standin.test/bzImage"})
-		if err != nil {
-			c.t.Fatal(err)
-		}
-		nodes = append(nodes, id)
-	}
+	nodes := c.offer()
 	c.world.SetFaults(c.faults())
 	start := time.Now()
 	lives := 0
@@ -136,13 +156,32 @@ func (c *chaos) run() {
 	}
 	c.world.SetFaults(fault.Config{})
 	c.world.KCIDB.FailBatches(0)
-	b := natstest.Connect(c.t, server, "the last life")
+	c.t.Logf("%d jobs, %d lives", len(nodes), lives+1)
+	c.end(natstest.Connect(c.t, server, "the last life"), nodes)
+}
+
+func (c *chaos) offer() []string {
+	var nodes []string
+	for range chaosJobs {
+		id, err := c.world.OfferJob(c.t.Context(), standin.Job{Platform: "qemu-x86_64", Kernel: "http://storage.standin.test/bzImage"})
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		nodes = append(nodes, id)
+	}
+	return nodes
+}
+
+// end lets a lab live undisturbed until all is done, and looks.
+func (c *chaos) end(b *bus.Bus, nodes []string) {
+	start := time.Now()
 	stop := c.live(lab.New(c.context(), c.cfg, b, c.options()))
-	for time.Since(start) < patience && !c.done(nodes) {
+	for time.Since(start) < patience-trouble && !c.done(nodes) {
 		c.pass(time.Minute)
 	}
+	// Machines that only a lost store knew of end at their own deadline.
+	c.pass(30 * time.Minute)
 	stop()
-	c.t.Logf("%d jobs, %d lives, done after %s", len(nodes), lives+1, time.Since(start))
 	c.check(nodes)
 	c.buried(b)
 }

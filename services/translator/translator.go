@@ -104,7 +104,7 @@ func assemble(cfg Config, b *bus.Bus, records admission.Ledger, out outbox, opts
 		out:   out,
 		desk: admission.NewDesk(api, records, admission.Settings{
 			Claim: admission.Mode(cfg.Translator.Claim), HaveToken: cfg.KernelCI.APIToken != "",
-			States: cfg.Translator.States, Runtime: cfg.KernelCI.RuntimeName, RetryClaim: backoffMax,
+			States: cfg.Translator.States, Runtime: cfg.KernelCI.RuntimeName, Lab: cfg.KernelCI.KCIDBOrigin, RetryClaim: backoffMax,
 		}),
 		walker:  lineage.NewWalker(api, chainNodes, chainTTL),
 		fetcher: jobdef.NewFetcher(jobdef.Options{Transport: o.transport, Timeout: cfg.Translator.FetchTimeout, UserAgent: userAgent}),

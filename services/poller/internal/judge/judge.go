@@ -21,6 +21,8 @@ type Rules struct {
 	Platforms []string
 	// State in which a job may be picked up.
 	State string
+	// Lab is our name in claims (kernelci.ClaimID).
+	Lab string
 	// MinRuntime must be left until node.timeout.
 	MinRuntime time.Duration
 }
@@ -80,7 +82,7 @@ func (r Rules) Judge(n *kernelci.Node, now time.Time) Verdict {
 		return no(BadName, "its platform's name has %d bytes", len(n.Data.Platform))
 	case n.State != r.State:
 		return no(NotOpen, "its state is %.40q now, result %.40q; jobs are taken in state %s", n.State, n.Result, r.State)
-	case n.Data.JobID != "":
+	case n.Data.JobID != "" && n.Data.JobID != kernelci.ClaimID(r.Runtime, r.Lab, n.ID):
 		return no(Claimed, "it is claimed: data.job_id is %.100q", n.Data.JobID)
 	}
 	if v := definition(n.Artifacts["job_definition"]); v.Reason != None {

@@ -116,7 +116,10 @@ func (d *Desk) try(ctx context.Context, j Job) (Result, error) {
 func (d *Desk) offer(ctx context.Context, j Job, p *page) (Result, error) {
 	result := Made
 	switch {
-	case p.Phase == Offered && !d.due(j, p.Record):
+	case p.Phase == Offered && (j.Node.Data.JobID != "" || !d.due(j, p.Record)):
+		// A claim that passed the judge is our own. With an offer on record the
+		// translator is at work on it; without one, our records were lost after the
+		// claim, and only another offer brings the job back.
 		return Known, nil
 	case p.Phase == Offered:
 		result = Repeated

@@ -1,6 +1,7 @@
 package admission
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -45,6 +46,8 @@ type Settings struct {
 	States []string
 	// Runtime of the lab, for messages.
 	Runtime string
+	// Lab is our name in claims (kernelci.ClaimID).
+	Lab string
 	// RetryClaim is how long a required claim waits for rights.
 	RetryClaim time.Duration
 }
@@ -132,7 +135,7 @@ func (d *Desk) admit(ctx context.Context, origin *pullabv1.Origin, p *page, name
 	}
 	if p.Phase == "" || p.Phase == LetGo {
 		// Both names are on record before they can be anywhere else.
-		r := Record{Phase: Claiming, RunID: name(node), JobID: origin.GetRuntime() + ":" + randomHex(), TakenUpAt: time.Now()}
+		r := Record{Phase: Claiming, RunID: name(node), JobID: d.claimID(node), TakenUpAt: time.Now()}
 		if err := p.write(ctx, r); err != nil {
 			return nil, err
 		}
@@ -165,7 +168,7 @@ func (d *Desk) gate(node *kernelci.Node, p *page) error {
 	switch {
 	case node.State == "done":
 		return &elsewhereError{fmt.Sprintf("node %s is done already (result %s)", node.ID, orNone(node.Result))}
-	case node.Data.JobID != "" && node.Data.JobID != p.JobID:
+	case node.Data.JobID != "" && node.Data.JobID != cmp.Or(p.JobID, d.claimID(node)):
 		return &elsewhereError{fmt.Sprintf("node %s is claimed by someone else (job_id %.100s)", node.ID, node.Data.JobID)}
 	case p.published():
 		// The run exists; its node's state and age are the runner's and the

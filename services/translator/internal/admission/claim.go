@@ -2,8 +2,6 @@ package admission
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,11 +13,10 @@ import (
 	"github.com/pullab/pullab/pkg/queue"
 )
 
-func randomHex() string {
-	b := make([]byte, 16)
-	// crypto/rand.Read never fails: it ends the process instead.
-	_, _ = rand.Read(b)
-	return hex.EncodeToString(b)
+// claimID is what we write on a node. A node that carries it already without a
+// record of ours was claimed before our records were lost.
+func (d *Desk) claimID(n *kernelci.Node) string {
+	return kernelci.ClaimID(n.Data.Runtime, d.settings.Lab, n.ID)
 }
 
 // claim writes our job id on the node and looks whether it stuck. The first
