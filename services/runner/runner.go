@@ -130,8 +130,9 @@ func driver(cfg Config, opts []Option) (*run.Driver, *options, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	files := logs.New(cfg.Logs, o.transport)
 	return &run.Driver{
-		Executors: o.executors, HostBound: hostBound, Logs: logs.New(cfg.Logs, o.transport), LogsDir: dir,
+		Executors: o.executors, HostBound: hostBound, Logs: files, Scrub: files.Text, LogsDir: dir,
 		Owner:    run.Owner{Host: o.host, PID: os.Getpid(), Token: rand.Text()},
 		Attempts: cfg.Runner.Attempts, Backoff: backoff.Policy{Min: cfg.Runner.BackoffMin, Max: cfg.Runner.BackoffMax},
 	}, &o, nil

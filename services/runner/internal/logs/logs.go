@@ -23,6 +23,7 @@ import (
 
 	"github.com/pullab/pullab/pkg/config"
 	"github.com/pullab/pullab/pkg/executor"
+	"github.com/pullab/pullab/pkg/scrub"
 	pullabv1 "github.com/pullab/pullab/proto/gen/pullab/v1"
 )
 
@@ -77,11 +78,15 @@ type file struct {
 type Publisher struct {
 	store      store
 	maxConsole int64
+	scrubber   *scrub.Scrubber
+	// public is false where nobody but the operator sees the files.
+	public bool
 }
 
 // New makes a publisher; transport nil is Go's default.
 func New(s Settings, transport http.RoundTripper) *Publisher {
-	p := &Publisher{maxConsole: int64(max(s.MaxConsoleMiB, 1)) << 20}
+	p := &Publisher{maxConsole: int64(max(s.MaxConsoleMiB, 1)) << 20, scrubber: scrub.New(s.StorageToken.Reveal())}
+	p.public = s.StorageURL != "" || s.PublicBaseURL != ""
 	if s.StorageURL != "" {
 		p.store = newStorage(s, transport)
 	} else {
@@ -134,6 +139,9 @@ func (p *Publisher) one(ctx context.Context, runID, dir string, f executor.File)
 			return nil, err
 		}
 	}
+	if err := p.clean(ctx, path, f.Log); err != nil {
+		return nil, err
+	}
 	sum, size, err := digest(path)
 	if err != nil {
 		return nil, err
@@ -144,6 +152,44 @@ func (p *Publisher) one(ctx context.Context, runID, dir string, f executor.File)
 	}
 	s.Url, err = p.store.put(ctx, runID, file{name: f.Name, path: path, size: size})
 	return s, err
+}
+
+// clean takes secrets out of a console that becomes public, in its place. Any
+// other file with a secret in it is not published: an executor may still have
+// to read it as it was.
+func (p *Publisher) clean(ctx context.Context, path string, console bool) error {
+	if !p.public {
+		return nil
+	}
+	counts, err := p.scrub(path, io.Discard)
+	if err != nil || counts.Total() == 0 {
+		return err
+	}
+	if !console {
+		return fmt.Errorf("%d secrets were found in it", counts.Total())
+	}
+	zerolog.Ctx(ctx).Warn().Int("secrets", counts.Total()).Any("kinds", counts).Str("file", path).Msg("secrets taken out of a log that becomes public")
+	return replace(path, func(w io.Writer) error {
+		_, err := p.scrub(path, w)
+		return err
+	})
+}
+
+func (p *Publisher) scrub(path string, w io.Writer) (scrub.Counts, error) {
+	f, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	r := p.scrubber.NewReader(f)
+	_, err = io.Copy(w, r)
+	return r.Counts(), err
+}
+
+// Text is a row's text without secrets: rows are public always.
+func (p *Publisher) Text(s string) string {
+	clean, _ := p.scrubber.String(s)
+	return clean
 }
 
 func digest(path string) (sum string, size int64, err error) {

@@ -212,6 +212,42 @@ func TestConsoleIsCapped(t *testing.T) {
 
 // TestForeignFiles: names and links that lead out of the run's directory are
 // not published.
+// What becomes public has no secrets in it: a console loses them, another file
+// stays at home.
+func TestSecretsStayHome(t *testing.T) {
+	dir := t.TempDir()
+	const secret = "ghp_0123456789abcdefghijklmnopqrstuvwxyz"
+	for name, text := range map[string]string{
+		"console.log": "[    1.0] booting\nexport T=" + secret + "\nuses s3cret-of-the-lab\n[    2.0] up\n", "env.txt": "T=" + secret + "\n", "plain.txt": "nothing\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := logs.New(logs.Settings{PublicBaseURL: "https://logs.example", MaxConsoleMiB: 1, StorageToken: "s3cret-of-the-lab"}, nil)
+	stored, err := p.Publish(t.Context(), "run_x", dir, []executor.File{{Name: "console.log", Log: true}, {Name: "env.txt"}, {Name: "plain.txt"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, f := range stored {
+		names = append(names, f.GetName())
+	}
+	if strings.Join(names, " ") != "console.log plain.txt" {
+		t.Errorf("published %v", names)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "console.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := string(b); strings.Contains(s, secret) || strings.Contains(s, "s3cret-of-the-lab") || !strings.Contains(s, "[    1.0] booting\n") || !strings.HasSuffix(s, "\n[    2.0] up\n") {
+		t.Errorf("console: %q", s)
+	}
+	if s := p.Text("token " + secret); strings.Contains(s, secret) {
+		t.Errorf("row text: %q", s)
+	}
+}
+
 func TestForeignFiles(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -57,6 +57,8 @@ type Driver struct {
 	HostBound map[string]bool
 	Records   Records
 	Logs      Logs
+	// Scrub takes secrets out of a row's text; nil leaves it.
+	Scrub func(text string) string
 	// Publish puts a result on PULLAB_RESULTS.
 	Publish func(ctx context.Context, f *pullabv1.RunFinished) error
 	// PutRows stores rows too large for a message; nil keeps them inside.
@@ -281,6 +283,7 @@ func (j *journey) watch(ctx context.Context, ex executor.Executor) error {
 	if err != nil {
 		return err
 	}
+	j.scrub(&o)
 	judged := verdict.Judge(j.plan, o)
 	for _, b := range judged.Broken {
 		zerolog.Ctx(ctx).Error().Str("executor", j.rec.Executor).Msg("the executor broke its contract: " + b)
@@ -294,6 +297,17 @@ func (j *journey) watch(ctx context.Context, ex executor.Executor) error {
 		return err
 	}
 	return j.save(ctx)
+}
+
+// scrub comes before the judge, who cuts texts to what KCIDB takes.
+func (j *journey) scrub(o *executor.Outcome) {
+	if j.Scrub == nil {
+		return
+	}
+	o.KernelReason = j.Scrub(o.KernelReason)
+	for _, r := range o.Rows {
+		r.LogExcerpt, r.Reason = j.Scrub(r.GetLogExcerpt()), j.Scrub(r.GetReason())
+	}
 }
 
 // failed decides what a failed call means: an interruption, another attempt,
