@@ -327,22 +327,29 @@ func format(v reflect.Value) string {
 	}
 }
 
-// suggest names the known word nearest to a misspelled one, if any is near.
+// suggest ends a complaint about a word: with the nearest known one, or with all
+// of them.
 func suggest(word string, known []string) string {
+	if best := Nearest(word, known); best != "" {
+		return fmt.Sprintf(": did you mean %q?", best)
+	}
+	return ": known are " + strings.Join(known, ", ")
+}
+
+// Nearest is the known word that a misspelled one most likely means; empty when
+// none is near.
+func Nearest(word string, known []string) string {
 	best, at := "", len(word)/2+1
 	for _, k := range known {
 		d := distance(word, k)
-		if strings.HasPrefix(k, word) {
+		if word != "" && strings.HasPrefix(k, word) {
 			d = 1
 		}
 		if d < at {
 			best, at = k, d
 		}
 	}
-	if best == "" {
-		return ": known are " + strings.Join(known, ", ")
-	}
-	return fmt.Sprintf(": did you mean %q?", best)
+	return best
 }
 
 // distance is Levenshtein's.

@@ -12,6 +12,8 @@ import (
 	"unicode"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/pullab/pullab/pkg/config"
 )
 
 // platformName is what KernelCI's own names look like; anything else is a
@@ -181,38 +183,8 @@ func list(ss []string) string {
 // suggest names the known word that a misspelled one is nearest to, if one is
 // near.
 func suggest(word string, known []string) string {
-	best, at := "", len(word)/2+1
-	for _, k := range known {
-		dist := distance(word, k)
-		if word != "" && strings.HasPrefix(k, word) {
-			dist = 1
-		}
-		if dist < at {
-			best, at = k, dist
-		}
+	if best := config.Nearest(word, known); best != "" {
+		return fmt.Sprintf(": did you mean %q?", best)
 	}
-	if best == "" {
-		return ""
-	}
-	return fmt.Sprintf(": did you mean %q?", best)
-}
-
-// distance is Levenshtein's.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diag := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diag
-			if a[i] != b[j] {
-				cost = 1 + min(diag, row[j], row[j+1])
-			}
-			diag, row[j+1] = row[j+1], cost
-		}
-	}
-	return row[len(b)]
+	return ""
 }
