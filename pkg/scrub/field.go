@@ -241,15 +241,15 @@ func (w *window) scheme(i int) int {
 }
 
 // quoted is the end of a value that quote closes on the same line; 0 when
-// nothing closes it, or a marker is in it: then it is not what a quote was
-// opened for.
+// nothing closes it, or a marker of this pass is in it: then it is not what a
+// quote was opened for.
 func (w *window) quoted(i int, quote string) (int, *class) {
 	const sight = lookahead / 4
 	for k := i; k < i+sight; k++ {
 		switch b := w.at(k); {
 		case b == '\n' || b == '\r' || b == 0:
 			return 0, nil
-		case b == '[' && w.markerAt(k) > 0:
+		case b == '[' && w.markerAt(k) > 0 && !w.ownAt(k):
 			return 0, nil
 		case b == '\\' && len(quote) == 2:
 			if w.at(k+1) == quote[1] {
@@ -264,8 +264,9 @@ func (w *window) quoted(i int, quote string) (int, *class) {
 	return i + sight, notControl
 }
 
-// bare is the end of a value without quotes: a blank, a quote that closes
-// something, or, in a list of keys like a query, the separator before the next.
+// bare is the end of a value without quotes: a blank, a marker of this pass, a
+// quote that closes something, or, in a list of keys like a query, the separator
+// before the next.
 // A password may have all of these separators in it, so they end only a value
 // whose key stands behind one.
 func (w *window) bare(i int, before byte) (int, *class) {
@@ -274,13 +275,10 @@ func (w *window) bare(i int, before byte) (int, *class) {
 	k := i
 	for ; k < i+sight; k++ {
 		b := w.at(k)
-		if control[b] {
+		if control[b] || quotes[b] && w.closes(k) || b == '\\' && quotes[w.at(k+1)] {
 			break
 		}
-		if quotes[b] && w.closes(k) {
-			break
-		}
-		if b == '\\' && quotes[w.at(k+1)] {
+		if b == '[' && w.markerAt(k) > 0 && !w.ownAt(k) {
 			break
 		}
 		if next != 0 && b == next && w.keyFollows(k+1) {
@@ -391,12 +389,15 @@ func (w *window) url(i int) (match, bool) {
 	from := i + len("://")
 	last, colon := 0, 0
 	for k := from; k < from+sight; k++ {
-		// A marker's colon is none of the URL's.
-		if n := w.markerAt(k); n > 0 {
+		b := w.at(k)
+		if n := w.markerAt(k); b == '[' && n > 0 {
+			if !w.ownAt(k) {
+				break
+			}
+			// A marker's colon is none of the URL's.
 			k += n - 1
 			continue
 		}
-		b := w.at(k)
 		// A password with a slash in it is not legal, and not rare.
 		if control[b] || quotes[b] || b == '<' || b == '>' || b == '\\' ||
 			(b == '/' || b == '?' || b == '#') && (last > 0 || colon == 0 || alnumPort(w.buf[colon+1:k])) || b == ':' && w.has(k, "://") {

@@ -119,6 +119,11 @@ func (w *window) markerAt(i int) int {
 	return 0
 }
 
+// ownAt tells whether the first pass put the marker at i there. The second pass
+// makes none of these, so it may look through them and still see the same when
+// it is repeated.
+func (w *window) ownAt(i int) bool { return w.has(i, marker(kindOwn)) }
+
 var markers = sync.OnceValue(func() []string {
 	m := make([]string, len(kinds))
 	for i, k := range kinds {
